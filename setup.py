@@ -48,7 +48,7 @@ class CMakeBuild(build_ext):
             if not (build / name).exists():
                 (package_root / "kdfast" / name).unlink(missing_ok=True)
         for command in (
-            ["-S", str(ROOT), "-B", str(build), "-G", "Ninja", *options],
+            ["--log-level=NOTICE", "-S", str(ROOT), "-B", str(build), "-G", "Ninja", *options],
             ["--build", str(build), *jobs],
             ["--install", str(build), "--prefix", str(package_root), "--strip"],
         ):
