@@ -44,15 +44,13 @@ class CMakeBuild(build_ext):
         jobs = ["-j", os.environ["MAX_JOBS"]] if "MAX_JOBS" in os.environ else []
         in_place = self.inplace or self.editable_mode
         package_root = ROOT if in_place else Path(self.build_lib).resolve()
-        for name in BUILT:  # a library that is no longer built must not stay behind
-            if not (build / name).exists():
-                (package_root / "kdfast" / name).unlink(missing_ok=True)
         for command in (
             ["--log-level=NOTICE", "-S", str(ROOT), "-B", str(build), "-G", "Ninja", *options],
             ["--build", str(build), *jobs],
             ["--install", str(build), "--prefix", str(package_root), "--strip"],
         ):
-            subprocess.run(["cmake", *command], check=True)
+            if subprocess.run(["cmake", *command]).returncode:
+                sys.exit("kdfast: the build failed; the reason is above")
 
     def get_outputs(self) -> list[str]:
         folder = (ROOT if self.inplace or self.editable_mode else Path(self.build_lib)) / "kdfast"
@@ -66,6 +64,7 @@ class ManylinuxWheel(bdist_wheel):
     """Names the wheel after the oldest glibc that its libraries run on, as auditwheel finds it."""
 
     def run(self) -> None:
+        shutil.rmtree(self.get_finalized_command("build").build_lib, ignore_errors=True)  # modules that were since removed
         super().run()
         if not sys.platform.startswith("linux"):
             return
