@@ -1,0 +1,137 @@
+"""Image classification as Lightning modules: a network on labels alone, a student under a Distiller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchmetrics.classification import MulticlassAccuracy
+
+import kdfast
+
+Batch = tuple[Tensor, Tensor]  # images [B, C, H, W], class numbers [B]
+Optimize = Callable[[list[nn.Parameter], int], dict[str, Any]]  # parameters, steps -> what Lightning expects
+
+
+class Classifier(LightningModule):
+    """Training and validation steps over `losses` and `predict`, which subclasses define.
+
+    Logs "loss", "terms/NAME", "train_accuracy" (on the augmented images) and "val_accuracy".
+
+    Args:
+        network: what is trained; images [B, C, H, W] -> logits [B, classes], or a Distiller.
+        classes: number of classes.
+        optimize: (parameters, steps of the whole stage) -> Lightning's dict of "optimizer" and
+            "lr_scheduler".
+        augment: batch of images -> batch of images, in training only.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        classes: int,
+        optimize: Optimize,
+        *,
+        augment: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.network, self.augment = network, augment
+        self._optimize = optimize
+        self.train_accuracy = MulticlassAccuracy(classes, average="micro")
+        self.val_accuracy = MulticlassAccuracy(classes, average="micro")
+
+    def losses(self, images: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """-> loss, its terms by name (detached), logits [B, classes]."""
+        raise NotImplementedError
+
+    def predict(self, images: Tensor) -> Tensor:
+        """-> logits [B, classes]."""
+        raise NotImplementedError
+
+    def timed_parts(self) -> dict[str, nn.Module]:
+        """What the step clock times within the forward pass."""
+        return self._timed(student=self.network, loss=self.task_loss)
+
+    def _timed(self, **parts: nn.Module) -> dict[str, nn.Module]:
+        return parts if self.augment is None else {"augment": self.augment, **parts}
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        images, target = batch
+        if self.augment is not None:
+            images = self.augment(images)
+        loss, terms, logits = self.losses(images, target)
+        self.train_accuracy(logits.detach(), target)
+        named = {"loss": loss.detach()} | {f"terms/{name}": value for name, value in terms.items()}
+        self.log_dict(named, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(target))
+        self.log("train_accuracy", self.train_accuracy, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        images, target = batch
+        self.val_accuracy(self.predict(images), target)
+        self.log("val_accuracy", self.val_accuracy, on_step=False, on_epoch=True, batch_size=len(target))
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return self._optimize(parameters, int(self.trainer.estimated_stepping_batches))
+
+
+class Supervised(Classifier):
+    """One network, cross-entropy with the labels."""
+
+    def __init__(self, network: nn.Module, classes: int, optimize: Optimize, **options: Any) -> None:
+        super().__init__(network, classes, optimize, **options)
+        self.task_loss = nn.CrossEntropyLoss()
+
+    def losses(self, images: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        logits = self.network(images)
+        loss = self.task_loss(logits, target)
+        return loss, {"task": loss.detach()}, logits
+
+    def predict(self, images: Tensor) -> Tensor:
+        return self.network(images)
+
+
+class Distilled(Classifier):
+    """A student under a Distiller whose `warmup` counts in epochs."""
+
+    def __init__(self, distiller: kdfast.Distiller, classes: int, optimize: Optimize, **options: Any) -> None:
+        super().__init__(distiller, classes, optimize, **options)
+
+    def timed_parts(self) -> dict[str, nn.Module]:
+        return self._timed(teacher=self.network.teacher, student=self.network.student, loss=self.network)
+
+    def losses(self, images: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        self.network.set_progress(self.trainer.global_step / self.trainer.num_training_batches)
+        out = self.network(images, target=target)
+        return out.loss, out.terms, out.output
+
+    def predict(self, images: Tensor) -> Tensor:
+        return self.network.student(images)
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, samples: Dataset, *, batch_size: int = 500) -> float:
+    """Share of `samples` that `network` classifies as labelled, on the device where it is."""
+    network.eval()
+    device = next(network.parameters()).device
+    right = sum(
+        int((network(images.to(device)).argmax(1).cpu() == target).sum())
+        for images, target in DataLoader(samples, batch_size=batch_size)
+    )
+    return right / len(samples)
+
+
+def adamw_one_cycle(lr: float, weight_decay: float) -> Optimize:
+    """AdamW whose rate rises to `lr` over the first 30 % of the steps, then falls to nothing (OneCycleLR)."""
+
+    def optimize(parameters: list[nn.Parameter], steps: int) -> dict[str, Any]:
+        optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    return optimize

@@ -1,0 +1,140 @@
+"""Report sections that every recipe can add from metrics.jsonl: curves by stage, loss terms, step times,
+settings.
+
+Stages that differ in a number at the end ("student-0", "student-1") are one line: the mean over those seeds.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from statistics import mean, median, stdev
+from typing import Any
+
+import torch
+from torch import nn
+
+from kdfast.recipes.common.folder import RunFolder
+from kdfast.recipes.common.report import Report
+
+Record = dict[str, Any]
+
+
+def group(stage: str) -> str:
+    """The stage's name without its seed: "student-1" -> "student"."""
+    return re.sub(r"-\d+$", "", stage)
+
+
+def series(
+    out: RunFolder, value: Callable[[Record], float | None]
+) -> dict[str, tuple[list[int], list[float]]]:
+    """Stage group -> epochs and mean values, of the records for which `value` gives one."""
+    found: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for record in out.records():
+        if (number := value(record)) is not None:
+            found[group(record["stage"])][record["epoch"]].append(number)
+    return {name: (list(epochs), [mean(v) for v in epochs.values()]) for name, epochs in found.items()}
+
+
+def parameters(network: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def add_scores(
+    report: Report,
+    scores: Mapping[str, Sequence[float]],
+    metric: str,
+    sizes: Mapping[str, int],
+    *,
+    note: str = "",
+) -> None:
+    """Tiles with the mean score of each network and a table with their spread over seeds.
+
+    Args:
+        scores: "teacher", "student" (alone), "distilled" or others -> shares in [0, 1], one for each seed.
+        sizes: the same names -> number of parameters.
+    """
+    called = {"student": "student alone", "distilled": "distilled student"}
+    found = {name: list(values) for name, values in scores.items() if values}
+    report.tiles({f"{called.get(name, name)}, {metric}": f"{mean(v):.1%}" for name, v in found.items()})
+    rows = [
+        (called.get(name, name), f"{sizes[name]:,}", f"{mean(v):.2%}", _spread(v), len(v))
+        for name, v in found.items()
+    ]
+    note = f"Mean and standard deviation over the seeds. {note}".strip()
+    report.table("Results", ("network", "parameters", metric, "spread", "seeds"), rows, note=note)
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{stdev(values):.2%}" if len(values) > 1 else ""
+
+
+def add_loss_share(report: Report, share: Mapping[str, Any]) -> None:
+    """The result of `clock.loss_share`."""
+    loss = share["loss"]
+    rows = [(name, f"{loss[name]:.3f}", f"{share['share'][name]:.1%}") for name in loss]
+    note = (
+        "All loss terms, forward and backward, on the same logits of one batch; medians of interleaved runs. "
+        f"The whole step takes {share['step']:.1f} ms."
+    )
+    report.table(
+        "The loss's share of a step", ("loss computed by", "ms", "share of the step"), rows, note=note
+    )
+
+
+def add_curves(
+    report: Report, out: RunFolder, key: str, heading: str, *, note: str = "", **style: Any
+) -> None:
+    """One line a stage group of the logged number `key`, "val_accuracy" or "loss" for instance."""
+    lines = series(out, lambda record: record.get(key))
+    if lines:
+        report.curves(heading, lines, note=note, **style)
+
+
+def add_terms(report: Report, out: RunFolder, heading: str = "Loss terms", *, note: str = "") -> None:
+    """One line for each loss term of each stage group that has more than one."""
+    names = {
+        (group(record["stage"]), term)
+        for record in out.records()
+        for term in record.get("terms", {})
+        if len(record["terms"]) > 1
+    }
+    lines = {f"{stage}: {term}": series(out, partial(_term, term))[stage] for stage, term in sorted(names)}
+    if lines:
+        report.curves(heading, lines, ylabel="loss", log=True, note=note)
+
+
+def _term(name: str, record: Record) -> float | None:
+    return record.get("terms", {}).get(name)
+
+
+def add_step_times(
+    report: Report, out: RunFolder, heading: str = "Where a training step's time goes"
+) -> None:
+    """Median milliseconds of data, teacher, student, loss, backward and optimizer, by stage group."""
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for record in out.records():
+        for part, length in record.get("ms", {}).items():
+            found[group(record["stage"])][part].append(length)
+    bars = {stage: {part: median(v) for part, v in parts.items()} for stage, parts in found.items()}
+    if bars:
+        report.stack(heading, bars, xlabel="ms a step, median", note="Other: logging and metrics.")
+
+
+def add_settings(report: Report, options: Any) -> None:
+    """The run's options and what it ran on."""
+    import kdfast
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() and options.device != "cpu" else "CPU"
+    rows = [(f"--{name.replace('_', '-')}", value) for name, value in vars(options).items()]
+    rows += [
+        ("kdfast", kdfast.__version__),
+        ("torch", torch.__version__),
+        ("Python", platform.python_version()),
+    ]
+    rows += [("device", f"{device}, {torch.get_num_threads()} threads")]
+    report.table("Settings", ("option", "value"), rows)
