@@ -47,10 +47,10 @@ def test_only_the_stable_abi_of_torch(need):
 
 def test_only_the_limited_api_of_python(need):
     need.module("abi3audit")
-    report = json.loads(
-        output(sys.executable, "-m", "abi3audit", "--report", "--assume-minimum-abi3", "3.10", str(PACKAGE / "_C.abi3.so"))
-    )
-    (result,) = [entry["result"] for entry in report["specs"].values()]
+    library = str(PACKAGE / "_C.abi3.so")
+    arguments = ["--report", "--assume-minimum-abi3", "3.10", library]
+    report = json.loads(output(sys.executable, "-m", "abi3audit", *arguments))
+    result = report["specs"][library]["object"]["result"]
     assert result["non_abi3_symbols"] == [] and result["future_abi3_objects"] == {}, result
 
 
@@ -63,6 +63,13 @@ def test_nothing_is_needed_but_torch_and_the_system(library, need):
     torch = {"libtorch_cpu.so"} | ({"libtorch_cuda.so"} if "cuda" in library.name else set())
     assert needed - system == torch
     assert "RPATH" not in dynamic and "RUNPATH" not in dynamic
+
+
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda path: path.name)
+def test_nothing_is_exported_but_the_module(library, need):
+    need.program("nm")
+    exported = [line.split()[-1] for line in output("nm", "-D", "--defined-only", str(library)).splitlines()]
+    assert exported == (["PyInit__C"] if library.name.startswith("_C") else [])
 
 
 def level_objects(level: str) -> list[Path]:
