@@ -1,0 +1,7 @@
+// kd_native: the CUDA kernels on the emulated device, and the formulas of csrc, for numpy.
+#include "bind.h"
+
+PYBIND11_MODULE(kd_native, m) {
+  bind_device(m);
+  bind_samples(m);
+}
