@@ -28,8 +28,8 @@ enum class Reduction : int32_t { kNone = 0, kMean = 1, kSum = 2, kBatchMean = 3 
 struct ReduceRowsArgs {
   int64_t rows;
   DType compute;           // type A of every array here
-  const void* row_value;   // A [rows]
-  const void* row_weight;  // A [rows] or null: 0 where a row does not count
+  void* row_value;         // A [rows]; unless the reduction is none, sums may be left in it
+  void* row_weight;        // A [rows] or null: 0 where a row does not count; sums may be left in it
   const void* presumed;    // A [1] or null: the weight the gradient was divided by in the forward pass already
   double presumed_count;   // the same where presumed is null: a constant of the host
   double batch;            // size(0)

@@ -10,8 +10,11 @@
 
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include "../common/platform.h"
+
+#define KD_DEVICE __device__ __forceinline__
 
 #if defined(KD_EMULATED_DEVICE)
 // `type name[count]` in the block's shared memory. A template's instantiations each have their own.
@@ -42,7 +45,7 @@ struct LaunchShape {
 #if defined(KD_EMULATED_DEVICE)
 
 template <class Args>
-void launch(void (*kernel)(Args), LaunchShape shape, cudaStream_t, const Args& args) {
+void launch(void (*kernel)(Args), LaunchShape shape, cudaStream_t, const std::type_identity_t<Args>& args) {
   struct Call {
     void (*kernel)(Args);
     Args args;
@@ -66,7 +69,8 @@ inline void check(cudaError_t status, const char* what) {
 
 // Asynchronous. More dynamic shared memory than 48 KiB is opted into here.
 template <class Args>
-void launch(void (*kernel)(Args), LaunchShape shape, cudaStream_t stream, const Args& args) {
+void launch(void (*kernel)(Args), LaunchShape shape, cudaStream_t stream,
+            const std::type_identity_t<Args>& args) {
   if (shape.shared_bytes > 48 << 10) {
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(shape.shared_bytes)),
