@@ -1,0 +1,173 @@
+"""Pass 1 of the divergences: maxima, sums of exponentials, and how far two rows are from being the same.
+
+With t, s the logits of teacher and student, m their maxima, k the first class's t - s and d_i = ((t_i - s_i) - k) / T,
+
+    log sum e^{t/T} - log sum e^{s/T} = k/T + log1p(D / S),   D = sum e^{(s-m)/T} expm1(d),   S = sum e^{(s-m)/T}.
+
+The right side keeps all digits that the left side cancels where the rows are *near*: every |d| <= 1/4. Elsewhere k is the
+maxima's difference and the plain sums serve. Every number here is a part that merges: a thread folds its own classes
+into a part of its own (maxima and sums relative to them), and the lanes of a row meet once, at the end.
+
+A tile is [rows, lanes, steps]: steps lie within a thread, lanes across threads. A part is a tuple of [rows, lanes].
+"""
+
+import triton
+import triton.language as tl
+
+from .common import expm1_quarter, log1p
+
+NEAR = tl.constexpr(0.25)
+LOG2_E = tl.constexpr(1.4426950408889634)
+# Regimes of a row, as csrc/common/divergence.h numbers them.
+FAR = tl.constexpr(0.0)
+NEARBY = tl.constexpr(1.0)
+UNCOUNTED = tl.constexpr(-1.0)
+
+
+@triton.jit
+def reference(maximum):
+    """A maximum to subtract: 0 while every class is impossible, since -inf - -inf is not a number."""
+    return tl.where(maximum == -float("inf"), 0.0, maximum)
+
+
+@triton.jit
+def exponential(x, maximum, inverse_temperature):
+    """e^{(x - maximum) / T}."""
+    return tl.exp2((x - maximum) * (inverse_temperature * LOG2_E))
+
+
+@triton.jit
+def gap(student, teacher, shift):
+    """(t - s) - shift; 0 where the class is impossible on both sides (or a NaN, which the sums of exponentials keep)."""
+    difference = (teacher - student) - shift
+    return tl.where(difference == difference, difference, 0.0)
+
+
+@triton.jit
+def sums(student, teacher, maxima, shift, inverse_temperature, EXCESS: tl.constexpr, GAP: tl.constexpr):
+    """The tile's part relative to `maxima`: S_s, S_t, D, min gap, max gap, sum e^{(s-m)/T} gap; all [rows, lanes].
+
+    EXCESS: D is wanted. GAP: "none", "range" (its ends are wanted) or "sum" (and its mean).
+    """
+    weight = exponential(student, maxima[0], inverse_temperature)
+    student_sum = tl.sum(weight, 2)
+    teacher_sum = tl.sum(exponential(teacher, maxima[1], inverse_temperature), 2)
+    excess = tl.zeros_like(student_sum)
+    low = tl.zeros_like(student_sum)
+    high = tl.zeros_like(student_sum)
+    gap_sum = tl.zeros_like(student_sum)
+    if EXCESS or GAP != "none":
+        distance = gap(student, teacher, shift)
+        low = tl.min(distance, 2)
+        high = tl.max(distance, 2)
+        if EXCESS:
+            near = tl.minimum(tl.maximum(distance * inverse_temperature, -NEAR), NEAR)
+            excess = tl.sum(weight * expm1_quarter(near), 2)
+        if GAP == "sum":
+            gap_sum = tl.sum(weight * tl.minimum(tl.maximum(distance, -1e30), 1e30), 2)
+    return student_sum, teacher_sum, excess, low, high, gap_sum
+
+
+@triton.jit
+def no_statistics(ROWS: tl.constexpr, LANES: tl.constexpr, TYPE: tl.constexpr):
+    """The part of no classes: student max, teacher max, and the six sums."""
+    none = tl.full((ROWS, LANES), -float("inf"), TYPE)
+    zero = tl.zeros((ROWS, LANES), TYPE)
+    return none, none, zero, zero, zero, zero, zero, zero
+
+
+@triton.jit
+def fold(part, student, teacher, shift, inverse_temperature, EXCESS: tl.constexpr, GAP: tl.constexpr):
+    """`part` with a tile's classes in it."""
+    student_max = tl.maximum(part[0], tl.max(student, 2))
+    teacher_max = tl.maximum(part[1], tl.max(teacher, 2))
+    maxima = (reference(student_max)[:, :, None], reference(teacher_max)[:, :, None])
+    new = sums(student, teacher, maxima, shift, inverse_temperature, EXCESS, GAP)
+    student_scale = exponential(part[0], reference(student_max), inverse_temperature)
+    teacher_scale = exponential(part[1], reference(teacher_max), inverse_temperature)
+    return (
+        student_max,
+        teacher_max,
+        part[2] * student_scale + new[0],
+        part[3] * teacher_scale + new[1],
+        part[4] * student_scale + new[2],
+        tl.minimum(part[5], new[3]),
+        tl.maximum(part[6], new[4]),
+        part[7] * student_scale + new[5],
+    )
+
+
+@triton.jit
+def widest(part):
+    """The largest |gap| of a part, one number."""
+    return tl.max(tl.max(tl.maximum(part[6], -part[5]), 1), 0)
+
+
+@triton.jit
+def join_lanes(part, inverse_temperature):
+    """The rows' statistics, [rows] each, from their lanes' parts."""
+    student_max = tl.max(part[0], 1)
+    teacher_max = tl.max(part[1], 1)
+    student_scale = exponential(part[0], reference(student_max)[:, None], inverse_temperature)
+    teacher_scale = exponential(part[1], reference(teacher_max)[:, None], inverse_temperature)
+    return (
+        student_max,
+        teacher_max,
+        tl.sum(part[2] * student_scale, 1),
+        tl.sum(part[3] * teacher_scale, 1),
+        tl.sum(part[4] * student_scale, 1),
+        tl.min(part[5], 1),
+        tl.max(part[6], 1),
+        tl.sum(part[7] * student_scale, 1),
+    )
+
+
+@triton.jit
+def of_tile(student, teacher, shift, inverse_temperature, GAP: tl.constexpr):
+    """The rows' statistics where one tile holds whole rows: exponentials relative to the rows' own maxima."""
+    student_max = tl.max(tl.max(student, 2), 1)
+    teacher_max = tl.max(tl.max(teacher, 2), 1)
+    maxima = (reference(student_max)[:, None, None], reference(teacher_max)[:, None, None])
+    part = sums(student, teacher, maxima, shift[:, None, None], inverse_temperature, True, GAP)
+    return (
+        student_max,
+        teacher_max,
+        tl.sum(part[0], 1),
+        tl.sum(part[1], 1),
+        tl.sum(part[2], 1),
+        tl.min(part[3], 1),
+        tl.max(part[4], 1),
+        tl.sum(part[5], 1),
+    )
+
+
+@triton.jit
+def finish(part, shift, inverse_temperature, INFINITE: tl.constexpr, GAP: tl.constexpr):
+    """The rows' state, eight numbers [rows] in the order of csrc/common/divergence.h, and which rows are +inf.
+
+    student max, 1 / S_s, teacher max, 1 / S_t, shift, log_ratio, regime, row sum; log q/p of a class is
+    log_ratio - ((t - s) - shift) / T. INFINITE: the side on which an impossible class makes the value +inf.
+    """
+    student_sum = part[2]
+    teacher_sum = part[3]
+    counted = (student_sum != 0) & (teacher_sum != 0)  # sums hold at least one e^0, unless every class is impossible
+    near = tl.maximum(part[6], -part[5]) * inverse_temperature <= NEAR
+    student_inverse = tl.where(counted, 1 / student_sum, 0.0)
+    teacher_inverse = tl.where(counted, 1 / teacher_sum, 0.0)
+    student_max = reference(part[0])
+    teacher_max = reference(part[1])
+    new_shift = tl.where(near, shift, teacher_max - student_max)
+    log_ratio = tl.where(near, log1p(part[4] * student_inverse), tl.log(teacher_sum * student_inverse))
+    log_ratio = tl.where(counted, log_ratio, 0.0)
+    regime = tl.where(counted, tl.where(near, NEARBY, FAR), UNCOUNTED)
+    infinite = counted & False
+    if INFINITE == "student":
+        infinite = counted & (part[6] == float("inf"))
+    elif INFINITE == "teacher":
+        infinite = counted & (part[5] == -float("inf"))
+    row_sum = tl.zeros_like(student_sum)
+    if GAP == "sum":  # sum of q log q/p
+        mean_gap = part[7] * student_inverse + (shift - new_shift)
+        row_sum = tl.where(infinite, float("inf"), log_ratio - mean_gap * inverse_temperature)
+    row = (student_max, student_inverse, teacher_max, teacher_inverse, new_shift, log_ratio, regime, row_sum)
+    return row, infinite

@@ -1,0 +1,20 @@
+"""KL(p || m) with m = lam p + (1 - lam) q: a KL that stays finite where the student excludes a class."""
+
+import triton
+import triton.language as tl
+
+from .divergence import Divergence, register
+from .formulas import bregman, log_mixture
+
+
+@triton.jit
+def formula(p: tl.tensor, q: tl.tensor, d: tl.tensor, v: tl.tensor, param: tl.tensor):
+    """p phi(log m/p); score -(1 - lam) p/m, written as (1 - lam) (m - p)/m, which differs by a constant."""
+    share = 1 - param
+    u, _ = log_mixture(share, v)
+    mixture = param * p + share * q
+    possible = mixture > 0
+    return bregman(p, u, share * d), tl.where(possible, share * share * d / tl.where(possible, mixture, 1.0), 0.0)
+
+
+register("skew_kl_div", Divergence(formula, score="sum", infinite="never"))
