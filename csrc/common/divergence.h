@@ -72,8 +72,8 @@ KD_FN N reference(N maximum) {
 // Moves the sums to new, larger maxima.
 template <class N>
 KD_FN void raise(Statistics<N>& part, N student_max, N teacher_max, N inverse_temperature) {
-  const N student = exp((reference(part.student_max) - reference(student_max)) * inverse_temperature);
-  const N teacher = exp((reference(part.teacher_max) - reference(teacher_max)) * inverse_temperature);
+  const N student = exp_below((reference(part.student_max) - reference(student_max)) * inverse_temperature);
+  const N teacher = exp_below((reference(part.teacher_max) - reference(teacher_max)) * inverse_temperature);
   part.student_sum = part.student_sum * student;
   part.excess = part.excess * student;
   part.teacher_sum = part.teacher_sum * teacher;
@@ -81,13 +81,15 @@ KD_FN void raise(Statistics<N>& part, N student_max, N teacher_max, N inverse_te
   part.teacher_max = teacher_max;
 }
 
-// Adds one class (one vector of classes) whose logits are not above the maxima.
-template <class N>
+// Adds one class (one vector of classes) whose logits are not above the maxima. Once a row is known to be far, the excess
+// is not wanted any more.
+template <bool known_far, class N>
 KD_FN void add(Statistics<N>& part, N student, N teacher, N shift, N inverse_temperature) {
   const N impossible = minus_infinity<N>();
-  const N e = exp((student - reference(part.student_max)) * inverse_temperature);
+  const N e = exp_below((student - reference(part.student_max)) * inverse_temperature);
   part.student_sum = part.student_sum + e;
-  part.teacher_sum = part.teacher_sum + exp((teacher - reference(part.teacher_max)) * inverse_temperature);
+  part.teacher_sum = part.teacher_sum + exp_below((teacher - reference(part.teacher_max)) * inverse_temperature);
+  if constexpr (known_far) return;
   const auto neither = (student == impossible) & (teacher == impossible);
   const N d = select(neither, fill<N>(0), ((teacher - student) - shift) * inverse_temperature);
   part.distance = larger(magnitude(d), part.distance);
@@ -150,14 +152,14 @@ KD_FN Element<N> element(const Row<N>& row, N student, N teacher, N inverse_temp
   const N impossible = minus_infinity<N>();
   const auto neither = (student == impossible) & (teacher == impossible);
   Element<N> x;
-  x.p = exp((teacher - row.teacher_max) * inverse_temperature) * row.teacher_inverse_sum;
+  x.p = exp_below((teacher - row.teacher_max) * inverse_temperature) * row.teacher_inverse_sum;
   x.r = ((teacher - student) - row.shift) * inverse_temperature - row.log_ratio;
   x.r = select(neither, fill<N>(0), x.r);
   if constexpr (near) {
     x.d = x.p * (phi_series(-x.r) - x.r);  // p expm1(-r)
     x.q = x.p + x.d;
   } else {
-    x.q = exp((student - row.student_max) * inverse_temperature) * row.student_inverse_sum;
+    x.q = exp_below((student - row.student_max) * inverse_temperature) * row.student_inverse_sum;
     x.d = x.q - x.p;
   }
   return x;

@@ -71,6 +71,8 @@ KD_FN N phi_series(N u) {
 
 KD_FN float exp(float x) { return ::expf(x); }
 KD_FN double exp(double x) { return ::exp(x); }
+KD_FN float exp_below(float x) { return ::expf(x); }
+KD_FN double exp_below(double x) { return ::exp(x); }
 KD_FN float expm1(float x) { return ::expm1f(x); }
 KD_FN double expm1(double x) { return ::expm1(x); }
 KD_FN float log(float x) { return ::logf(x); }
@@ -89,6 +91,7 @@ struct Bits<float> {
   static constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   static constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
   static constexpr float kLowest = -104.0f, kHighest = 88.8f;  // e^x is 0 below, infinite above
+  static constexpr float kLeastExponent = -87.0f;
   static constexpr float kTiny = 1.17549435e-38f, kDenormalScale = 8388608.0f;
 };
 template <>
@@ -97,6 +100,7 @@ struct Bits<double> {
   static constexpr double kRound = 6755399441055744.0;
   static constexpr double kLn2High = 6.93147180369123816490e-01, kLn2Low = 1.90821492927058770002e-10;
   static constexpr double kLowest = -746.0, kHighest = 709.9;
+  static constexpr double kLeastExponent = -708.0;
   static constexpr double kTiny = 2.2250738585072014e-308, kDenormalScale = 4503599627370496.0;
 };
 
@@ -138,6 +142,26 @@ KD_FN N times_power_of_two(N x, typename Number<N>::Int k) {
   const auto half = k >> 1;
   return (x * power_of_two<N>(half)) * power_of_two<N>(k - half);
 }
+
+// e^x for x <= 0, as a softmax has it: results below the smallest normal number become 0. NaN stays.
+template <class N>
+KD_FN N exp_below(N x) {
+  using B = Bits<ScalarOf<N>>;
+  const N least = fill<N>(B::kLeastExponent);
+  const N bounded = select(x < least, least, x);
+  const Reduced<N> y = reduce(bounded);
+  const N result = (fill<N>(1) + (y.r + phi_series(y.r))) * power_of_two<N>(y.k);
+  return select(x < least, fill<N>(0), result);
+}
+
+#ifdef __AVX512F__
+// One instruction scales by 2^n, underflow included.
+template <>
+KD_FN VecF exp_below(VecF x) {
+  const Reduced<VecF> y = reduce(select(x < fill<VecF>(-104), fill<VecF>(-104), x));
+  return (VecF)_mm512_scalef_ps((__m512)(fill<VecF>(1) + (y.r + phi_series(y.r))), (__m512)y.n);
+}
+#endif
 
 template <class N>
 KD_FN N exp(N x) {

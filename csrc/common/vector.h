@@ -5,6 +5,7 @@
 #include "platform.h"
 
 #if defined(__AVX512F__)
+#include <immintrin.h>
 #define KD_VECTOR_BYTES 64
 #elif defined(__AVX2__)
 #define KD_VECTOR_BYTES 32

@@ -158,8 +158,6 @@ class Drive {
     const int64_t at = grad_at_ + first * view.class_stride;
     A* data = static_cast<A*>(view.data) + at;
     const bool plain = view.dtype == dtype_of<A>();
-    if (rows_in_lanes_ && plain && view.row_stride[args_.shape.dims - 1] == 1 && rows_ % kLanes == 0)
-      return {data, view.class_stride};
     if (!rows_in_lanes_ && plain && view.class_stride == 1 && n % kLanes == 0) return {data, kLanes};
     return {grad_buffer_, rows_in_lanes_ ? kTileRows : kLanes};
   }

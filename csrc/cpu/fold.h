@@ -63,12 +63,11 @@ struct Fold {
     return {buffer, kLanes};
   }
 
-  // n classes of `rows` neighbouring rows; lane l of vector v of a class is row v * kLanes + l.
+  // n classes of `rows` neighbouring rows; lane l of vector v of a class is row v * kLanes + l. Always copied: images keep
+  // their classes a power of two apart, where they would push one another out of the cache between the passes.
   KD_FN Block<A> tile(const RowView& view, int64_t row_at, int64_t rows, int64_t first, int64_t n, A* buffer) const {
     const int64_t stride = view.row_stride[args.shape.dims - 1];
     const int64_t at = row_at + first * view.class_stride;
-    if (view.dtype == dtype_of<A>() && stride == 1 && rows % kLanes == 0)
-      return {static_cast<const A*>(view.data) + at, view.class_stride};
     for (int64_t c = 0; c < n; ++c) {
       read(view.data, view.dtype, at + c * view.class_stride, stride, rows, buffer + c * kTileRows);
       for (int64_t r = rows; r % kLanes != 0; ++r) buffer[c * kTileRows + r] = -__builtin_huge_val();
@@ -88,13 +87,25 @@ struct Fold {
     Statistics<V> part = no_statistics<V>();
     part.student_max = student_max;
     part.teacher_max = teacher_max;
-    for (int64_t i = 0; i < steps; ++i)
-      add(part, load<V>(s.data + i * s.step), load<V>(t.data + i * t.step), shift, inverse_temperature);
+    if (all_far(total.distance)) add_block<true>(part, s, t, steps, shift);
+    else add_block<false>(part, s, t, steps, shift);
     raise(total, student_max, teacher_max, inverse_temperature);
     total.student_sum += part.student_sum;
     total.teacher_sum += part.teacher_sum;
     total.excess += part.excess;
     total.distance = larger(part.distance, total.distance);
+  }
+
+  template <bool known_far>
+  KD_FN void add_block(Statistics<V>& part, Block<A> s, Block<A> t, int64_t steps, V shift) const {
+    for (int64_t i = 0; i < steps; ++i)
+      add<known_far>(part, load<V>(s.data + i * s.step), load<V>(t.data + i * t.step), shift, inverse_temperature);
+  }
+
+  static KD_FN bool all_far(V distance) {
+    bool far = true;
+    for (int l = 0; l < kLanes; ++l) far &= distance[l] > kNearLimit;
+    return far;
   }
 
   struct Sums {
