@@ -69,24 +69,24 @@ class RowOfTeam {
   // ---- One step of the team: kElements classes for each thread
   // ---------------------------------------------------------
 
-  KD_DEVICE int64_t first_class(int64_t step, int j) const {
+  KD_DEVICE int64_t first_class(int step, int j) const {
     return layout_.first_class(step, j, team_.size(), team_.rank());
   }
-  KD_DEVICE Raw& cached(int64_t step, int side, int j) const {
+  KD_DEVICE Raw& cached(int step, int side, int j) const {
     return cache_[((step * 2 + side) * L::kPacks + j) * team_.size() + team_.rank()];
   }
 
-  KD_DEVICE void read_from_memory(int64_t step) {
+  KD_DEVICE void read_from_memory(int step) {
     for (int j = 0; j < L::kPacks; ++j) {
       student_[j] = layout_.load(args_.student, student_at_, first_class(step, j));
       teacher_[j] = layout_.load(args_.teacher, teacher_at_, first_class(step, j));
     }
   }
-  KD_DEVICE void keep(int64_t step) const {
+  KD_DEVICE void keep(int step) const {
     if (step >= cached_steps_) return;
     for (int j = 0; j < L::kPacks; ++j) cached(step, 0, j) = student_[j], cached(step, 1, j) = teacher_[j];
   }
-  KD_DEVICE void read_again(int64_t step) {
+  KD_DEVICE void read_again(int step) {
     if (step >= cached_steps_) return read_from_memory(step);
     for (int j = 0; j < L::kPacks; ++j) student_[j] = cached(step, 0, j), teacher_[j] = cached(step, 1, j);
   }
@@ -101,7 +101,7 @@ class RowOfTeam {
     const A shift =
         first_shift(layout_.one(args_.student, student_at_, 0), layout_.one(args_.teacher, teacher_at_, 0));
     Statistics<A> part = no_statistics<A>();
-    for (int64_t step = 0; step < steps_; ++step) {
+    for (int step = 0; step < steps_; ++step) {
       read_from_memory(step);
       keep(step);
       A student_max = part.student_max, teacher_max = part.teacher_max;
@@ -135,7 +135,7 @@ class RowOfTeam {
   template <bool near>
   KD_DEVICE void evaluate() {
     const bool with_gradient = !F::kNeedsSum && args_.grad.data != nullptr;
-    for (int64_t step = steps_ - 1; step >= 0; --step) {
+    for (int step = steps_ - 1; step >= 0; --step) {
       if (step != steps_ - 1) read_again(step);
       A grad[kElements];
       for (int i = 0; i < kElements; ++i) {
@@ -156,7 +156,7 @@ class RowOfTeam {
   }
   template <bool near>
   KD_DEVICE void differentiate_as() {
-    for (int64_t step = 0; step < steps_; ++step) {
+    for (int step = 0; step < steps_; ++step) {
       read_again(step);
       A grad[kElements];
       for (int i = 0; i < kElements; ++i) {
@@ -173,14 +173,14 @@ class RowOfTeam {
   // ---- Outputs
   // ---------------------------------------------------------------------------------------------------------
 
-  KD_DEVICE void write_grad(int64_t step, const A* grad) const {
+  KD_DEVICE void write_grad(int step, const A* grad) const {
     for (int j = 0; j < L::kPacks; ++j) {
       layout_.store(args_.grad, grad_at_, first_class(step, j), grad + j * L::kPack);
     }
   }
   KD_DEVICE void write_zeros() const {
     const A zeros[kElements] = {};
-    for (int64_t step = 0; step < steps_; ++step) write_grad(step, zeros);
+    for (int step = 0; step < steps_; ++step) write_grad(step, zeros);
   }
   KD_DEVICE void write_row(A value, A weight) const {
     static_cast<A*>(args_.row_value)[row_] = value;
@@ -206,7 +206,7 @@ class RowOfTeam {
   const int cached_steps_;
   const int64_t row_, student_at_, teacher_at_, grad_at_;
   const L layout_;
-  const int64_t steps_;
+  const int steps_;
   Row<A> state_;
   A factor_ = 0, value_ = 0, summand_ = 0;
   Raw student_[L::kPacks], teacher_[L::kPacks];

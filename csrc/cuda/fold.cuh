@@ -134,13 +134,13 @@ struct PackedLayout {
     return static_cast<int>(reinterpret_cast<uintptr_t>(address) % 16 / sizeof(T));
   }
 
-  KD_DEVICE int64_t steps(int team) const {
+  KD_DEVICE int steps(int team) const {
     const int64_t span = static_cast<int64_t>(team) * kElements;
-    return (lead + classes + span - 1) / span;
+    return static_cast<int>((lead + classes + span - 1) / span);
   }
   // The class that pack j of a step begins with; negative where the row begins inside the pack.
-  KD_DEVICE int64_t first_class(int64_t step, int j, int team, int rank) const {
-    return ((step * kPacks + j) * team + rank) * kPack - lead;
+  KD_DEVICE int64_t first_class(int step, int j, int team, int rank) const {
+    return ((static_cast<int64_t>(step) * kPacks + j) * team + rank) * kPack - lead;
   }
 
   KD_DEVICE A one(const RowView& view, int64_t row_at, int64_t c) const {
@@ -184,12 +184,12 @@ struct StridedLayout {
 
   KD_DEVICE StridedLayout(const DivergenceArgs& args, int64_t) : classes(args.shape.classes) {}
 
-  KD_DEVICE int64_t steps(int team) const {
+  KD_DEVICE int steps(int team) const {
     const int64_t span = static_cast<int64_t>(team) * kElements;
-    return (classes + span - 1) / span;
+    return static_cast<int>((classes + span - 1) / span);
   }
-  KD_DEVICE int64_t first_class(int64_t step, int j, int team, int rank) const {
-    return (step * kPacks + j) * team + rank;
+  KD_DEVICE int64_t first_class(int step, int j, int team, int rank) const {
+    return (static_cast<int64_t>(step) * kPacks + j) * team + rank;
   }
 
   KD_DEVICE A one(const RowView& view, int64_t row_at, int64_t c) const {

@@ -7,7 +7,7 @@
 
 #include <string>
 
-#include "../engine/engine.h"
+#include "../device/cuda_runtime.h"
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -26,4 +26,5 @@ inline void add_array(emulated::DeviceArrays& arrays, const py::array& x, bool w
 }
 
 void bind_device(py::module_& m);
+void bind_divergence(py::module_& m);
 void bind_samples(py::module_& m);

@@ -5,12 +5,12 @@
 #include "../planted/sample.h"
 #include "bind.h"
 
-#define KD_SAMPLES(X)                                                                               \
-  X(row_sum)                                                                                        \
-  X(row_sum_tree) X(rotate_in_warp) X(histogram) X(collectives) X(missing_barrier) X(shared_race)   \
-      X(short_tail) X(long_tail) X(int32_offset) X(wrong_mask) X(absent_lanes) X(barrier_in_branch) \
-          X(two_barriers) X(unwritten_output) X(misaligned_load) X(written_input) X(past_shared)    \
-              X(unset_shared) X(race_of_blocks)
+#define KD_SAMPLES(X)                                                                                        \
+  X(row_sum)                                                                                                 \
+  X(row_sum_tree)                                                                                            \
+  X(rotate_in_warp) X(histogram) X(collectives) X(missing_barrier) X(shared_race) X(short_tail) X(long_tail) \
+      X(int32_offset) X(wrong_mask) X(absent_lanes) X(barrier_in_branch) X(two_barriers) X(unwritten_output) \
+          X(misaligned_load) X(written_input) X(past_shared) X(unset_shared) X(race_of_blocks)
 
 #define KD_DECLARE(name) void run_##name(const SampleArgs& args);
 KD_SAMPLES(KD_DECLARE)
