@@ -1,5 +1,6 @@
 # `make demo` and `make test` are all that a newcomer needs: they make their own environment in .venv first.
-# Needed: Python >= 3.10 with its headers, gcc, and (for the CUDA library) nvcc. `make help` lists the targets.
+# Needed: Python >= 3.10 with its headers, gcc, and (for the CUDA library) nvcc. `make help` lists the
+# targets.
 .ONESHELL:
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -16,10 +17,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
-	echo "Variables: PYTHON (python3), OUT (demo's folder, runs/demo), PYTEST_ARGS, MAX_JOBS (compilers at a time),"
+	echo "Variables: PYTHON (python3), OUT (demo's folder), PYTEST_ARGS, MAX_JOBS (compilers at a time),"
 	echo "  KDFAST_CUDA_ARCHS (sm_80,sm_90,sm_100+PTX; fewer compile faster, off leaves CUDA out)"
 
-# constraints.txt is the whole environment. Its versions exist for Python 3.11 and later; 3.10 takes what pip finds.
+# constraints.txt is the whole environment. Its versions exist for Python 3.11 and later; 3.10 takes what pip
+# finds.
 PINNED := .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 
 venv: $(VENV)/.installed  ## the environment, from constraints.txt
@@ -67,7 +69,8 @@ format: $(VENV)/.installed  ## ruff and clang-format, as edits
 gpu:  ## on a machine with a GPU, offline: install dist/*.whl, test, look for faults, measure
 	@bash bench/gpu.sh
 
-# Python is not sanitized itself, so the sanitizers' libraries are preloaded and its own leaks are not reported.
+# Python is not sanitized itself, so the sanitizers' libraries are preloaded and its own leaks are not
+# reported.
 SANITIZED := $(CURDIR)/build/sanitize
 SANITIZE_TESTS ?= tests/test_kl_div.py
 sanitize: build  ## SANITIZE_TESTS with the CPU code under AddressSanitizer and UndefinedBehaviorSanitizer

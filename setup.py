@@ -1,7 +1,7 @@
-"""The wheel. CMake compiles (CMakeLists.txt); this file calls it, puts its results into the package and names the wheel.
+"""The wheel. CMake compiles (CMakeLists.txt); this file puts the results into the package and names it.
 
-Environment: KDFAST_CUDA_ARCHS (such as sm_90; `off` leaves CUDA out), KDFAST_SANITIZE (such as address,undefined),
-KDFAST_BUILD_DIR (default build/cmake), MAX_JOBS (compilers at a time).
+Environment: KDFAST_CUDA_ARCHS (such as sm_90; `off` leaves CUDA out), KDFAST_SANITIZE (such as
+address,undefined), KDFAST_BUILD_DIR (default build/cmake), MAX_JOBS (compilers at a time).
 """
 
 import os
@@ -22,9 +22,9 @@ BUILT = ("_C.abi3.so", "libkdfast_cuda.so", "_build.py")
 
 
 def torch_folder() -> Path | None:
-    """Torch's package folder. Only its headers and the names in its libraries are needed, so it is never imported.
+    """Torch's package folder. Its headers and libraries are all that is needed, so it is never imported.
 
-    pip's build isolation hides the interpreter's own packages from import, not from reading: a torch installed there
+    pip's build isolation hides the interpreter's own packages from import, not from reading: a torch there
     serves, and pip need not fetch gigabytes of it for the build.
     """
     spec = find_spec("torch")
@@ -35,7 +35,7 @@ def torch_folder() -> Path | None:
 
 
 class CMakeBuild(build_ext):
-    """Builds everything with CMake and installs it into the package: the source tree's if editable or in place."""
+    """Builds with CMake and installs into the package: the source tree's own if editable or in place."""
 
     def run(self) -> None:
         build = Path(os.environ.get("KDFAST_BUILD_DIR", ROOT / "build" / "cmake"))
@@ -64,7 +64,8 @@ class ManylinuxWheel(bdist_wheel):
     """Names the wheel after the oldest glibc that its libraries run on, as auditwheel finds it."""
 
     def run(self) -> None:
-        shutil.rmtree(self.get_finalized_command("build").build_lib, ignore_errors=True)  # modules that were since removed
+        stale = self.get_finalized_command("build").build_lib  # may hold modules that were removed since
+        shutil.rmtree(stale, ignore_errors=True)
         super().run()
         if not sys.platform.startswith("linux"):
             return

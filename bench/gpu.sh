@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# `make gpu`: proves one machine with an NVIDIA GPU, offline, in under ten minutes. Installs the wheel that dist/ carries
-# (or builds here), then tests both backends on the GPU, looks for memory faults and races, and measures.
-# A step that fails does not stop the next; the summary is printed last, and the exit status is 1 if any step failed.
+# `make gpu`: proves one machine with an NVIDIA GPU, offline, in under ten minutes. Installs the wheel that
+# dist/ carries (or builds here), then tests both backends on the GPU, looks for memory faults and races, and
+# measures. A step that fails does not stop the next; the summary is printed last, and the exit status is 1 if
+# any step failed.
 #
-#   bench/gpu.sh [--dry-run]     --dry-run rehearses the same steps on a CPU: Triton interpreted, results under build/gpu
+#   bench/gpu.sh [--dry-run]     --dry-run rehearses the steps on a CPU: Triton interpreted, results in build/gpu
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -44,7 +45,9 @@ step() {
     124 | 137) word=time-out FAILED=1 ;;
     *) word=FAILED FAILED=1 ;;
   esac
-  SUMMARY+=("$(printf '%-18s %-8s %4ds  %s' "$name" "$word" $((SECONDS - begun)) "$(tail -n 1 "$WORK/$name.log")")")
+  local last
+  last=$(tail -n 1 "$WORK/$name.log")
+  SUMMARY+=("$(printf '%-18s %-8s %4ds  %s' "$name" "$word" $((SECONDS - begun)) "$last")")
   return "$status"
 }
 
@@ -77,8 +80,11 @@ else
   fi
   DEVICE=cuda
   RESULTS=bench/results/$(tr 'A-Z ' 'a-z-' <<<"$GPU" | tr -cd 'a-z0-9-')
-  KDFAST_CUDA_ARCHS=${KDFAST_CUDA_ARCHS:-$("$PYTHON" -c 'import torch; print("sm_%d%d" % torch.cuda.get_device_capability())')}
-  export KDFAST_CUDA_ARCHS
+  if [[ -z ${KDFAST_CUDA_ARCHS:-} ]]; then
+    ARCH='import torch; print("sm_%d%d" % torch.cuda.get_device_capability())'
+    KDFAST_CUDA_ARCHS=$("$PYTHON" -c "$ARCH")
+    export KDFAST_CUDA_ARCHS
+  fi
 fi
 mkdir -p "$RESULTS"
 export KDFAST_TEST_DEVICE=$DEVICE KDFAST_BENCH_DEVICE=$DEVICE KDFAST_BENCH_RESULTS=$RESULTS

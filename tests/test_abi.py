@@ -72,27 +72,30 @@ def test_nothing_is_exported_but_the_module(library, need):
     assert exported == (["PyInit__C"] if library.name.startswith("_C") else [])
 
 
-def level_objects(level: str) -> list[Path]:
-    return sorted((ROOT / "build" / "cmake" / "CMakeFiles" / f"kd_cpu_{level}.dir").rglob("*.o"))
+@pytest.fixture
+def objects(level, need) -> list[Path]:
+    """What the kernels of csrc/cpu were compiled to for this level."""
+    folder = ROOT / "build" / "cmake" / "CMakeFiles" / f"kd_cpu_{level}.dir"
+    need.that(folder.exists(), "the object files are not under build/cmake: run make build")
+    return sorted(folder.rglob("*.o"))
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_no_symbol_of_a_level_can_replace_anothers(level, need):
+def test_no_symbol_of_a_level_can_replace_anothers(level, objects, need):
     """The linker keeps one of several weak symbols of a name: an AVX-512 one would crash older processors."""
     need.program("nm")
-    need.that(bool(level_objects(level)), "the objects of this build are not under build/cmake: run make build")
-    for path in level_objects(level):
+    for path in objects:
         symbols = [line.split() for line in output("nm", "--defined-only", str(path)).splitlines()]
         assert not [name for *_, kind, name in symbols if kind in "VvWwu"]
         assert not [name for *_, kind, name in symbols if kind in "TDBR" and level not in name]
 
 
 @pytest.mark.parametrize(("level", "forbidden"), [("baseline", "%[yz]mm"), ("avx2", "%zmm")])
-def test_a_level_keeps_to_its_registers(level, forbidden, need):
+def test_a_level_keeps_to_its_registers(level, forbidden, objects, need):
     need.program("objdump")
-    need.that(bool(level_objects(level)), "the objects of this build are not under build/cmake: run make build")
-    for path in level_objects(level):
-        assert re.search(forbidden, output("objdump", "-d", "--no-show-raw-insn", str(path))) is None, path.name
+    for path in objects:
+        code = output("objdump", "-d", "--no-show-raw-insn", str(path))
+        assert re.search(forbidden, code) is None, path.name
 
 
 @pytest.mark.slow
@@ -102,6 +105,6 @@ def test_runs_on_an_older_processor(processor, capability, need, monkeypatch):
     need.program("qemu-x86_64")
     monkeypatch.delenv("KDFAST_CPU_LEVEL", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("OPENBLAS_CORETYPE", processor.upper())  # numpy's OpenBLAS misreads the emulated processor
+    monkeypatch.setenv("OPENBLAS_CORETYPE", processor.upper())  # numpy's OpenBLAS misreads the emulated one
     printed = output("qemu-x86_64", "-cpu", processor, sys.executable, "-c", COMPUTE)
     assert f"computed on {capability}" in printed

@@ -1,4 +1,4 @@
-"""One wheel: built here as a user builds it, the same file computes on torch's CPU build and on its CUDA build."""
+"""One wheel, built as a user builds it: the same file computes on torch's CPU build and on its CUDA build."""
 
 import re
 import shutil
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+INSTALL = (sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index")
 pytestmark = pytest.mark.slow
 
 # Run where the wheel is installed; prints the torch version and what of kdfast is loaded.
@@ -37,7 +38,8 @@ print(torch.__version__, f"cuda={torch.version.cuda}", f"built={_build.CUDA or N
 
 
 def run(*command, **options) -> str:
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False, **options)
+    words = [str(word) for word in command]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, **options)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -70,9 +72,10 @@ def test_everything_is_inside(wheel):
 
 
 def test_computes_on_this_torch(wheel, tmp_path):
-    """Under torch's CUDA build the CUDA library is loaded too, GPU or not, if it was built for that major version."""
-    run(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", tmp_path, wheel)
-    printed = run(sys.executable, "-c", COMPUTE, tmp_path, env={"PYTHONPATH": str(tmp_path)}, cwd=tmp_path).split()
+    """The CUDA library is loaded too, GPU or not, if it was built for the major version of torch's CUDA."""
+    run(*INSTALL, "--target", tmp_path, wheel)
+    path = {"PYTHONPATH": str(tmp_path)}
+    printed = run(sys.executable, "-c", COMPUTE, tmp_path, env=path, cwd=tmp_path).split()
     cuda, built = (word.split("=")[1].split(".")[0] for word in printed[1:3])
     assert "_C.abi3.so" in printed
     assert ("libkdfast_cuda.so" in printed) == (cuda == built != "None")
@@ -87,9 +90,10 @@ def test_computes_on_the_oldest_cpu_build(wheel, need):
         run(sys.executable, "-m", "venv", home)
         command = [python, "-m", "pip", "install", "-q", "torch==2.13.0+cpu", "numpy"]
         got = subprocess.run(command, capture_output=True, text=True, check=False)
-        need.that(got.returncode == 0, f"pip finds no torch==2.13.0+cpu for Python {sysconfig.get_python_version()}")
+        version = sysconfig.get_python_version()
+        need.that(got.returncode == 0, f"pip finds no torch==2.13.0+cpu for Python {version}")
         (home / "complete").touch()
-    run(python, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--force-reinstall", wheel)
+    run(python, *INSTALL[1:], "--force-reinstall", wheel)
     printed = run(python, "-c", COMPUTE, home, cwd=home)
     assert printed.startswith("2.13.0+cpu cuda=None")
     assert "_C.abi3.so" in printed and "libkdfast_cuda.so" not in printed
