@@ -34,6 +34,15 @@ def torch_folder() -> Path | None:
     return beside if (beside / "include" / "torch" / "csrc" / "stable" / "library.h").exists() else None
 
 
+def cmake_program() -> str:
+    """The cmake of Python's package, if there: it is new enough, and the one that pip's isolation brings."""
+    try:
+        from cmake import CMAKE_BIN_DIR
+    except ImportError:
+        return "cmake"
+    return os.path.join(CMAKE_BIN_DIR, "cmake")
+
+
 class CMakeBuild(build_ext):
     """Builds with CMake and installs into the package: the source tree's own if editable or in place."""
 
@@ -42,6 +51,9 @@ class CMakeBuild(build_ext):
         options = [f"-DPython_EXECUTABLE={sys.executable}", f"-DKDFAST_TORCH={torch_folder() or ''}"]
         options.append(f"-DKDFAST_SANITIZE={os.environ.get('KDFAST_SANITIZE', '')}")
         jobs = ["-j", os.environ["MAX_JOBS"]] if "MAX_JOBS" in os.environ else []
+        cmake = cmake_program()
+        beside_python = os.path.dirname(sys.executable)  # ninja, where the environment is not activated
+        environment = os.environ | {"PATH": os.pathsep.join([os.environ["PATH"], beside_python])}
         in_place = self.inplace or self.editable_mode
         package_root = ROOT if in_place else Path(self.build_lib).resolve()
         for command in (
@@ -49,7 +61,7 @@ class CMakeBuild(build_ext):
             ["--build", str(build), *jobs],
             ["--install", str(build), "--prefix", str(package_root), "--strip"],
         ):
-            if subprocess.run(["cmake", *command]).returncode:
+            if subprocess.run([cmake, *command], env=environment).returncode:
                 sys.exit("kdfast: the build failed; the reason is above")
 
     def get_outputs(self) -> list[str]:

@@ -4,7 +4,7 @@
 # measures. A step that fails does not stop the next; the summary is printed last, and the exit status is 1 if
 # any step failed.
 #
-#   bench/gpu.sh [--dry-run]     --dry-run rehearses the steps on a CPU: Triton interpreted, results in build/gpu
+#   bench/gpu.sh [--dry-run]     --dry-run rehearses on a CPU: Triton interpreted, results in build/gpu
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
