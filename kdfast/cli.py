@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from kdfast.recipes.common.errors import FULL_DISK, UserError, why
+from kdfast.recipes.common.errors import FULL_DISK, Interrupted, UserError, why
 
 
 class _Parser(argparse.ArgumentParser):
@@ -28,8 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return _dispatch(arguments)
-    except KeyboardInterrupt:
-        print("kdfast: interrupted; kdfast distill RECIPE --resume OUT goes on from here", file=sys.stderr)
+    except (Interrupted, KeyboardInterrupt) as error:
+        print(f"kdfast: {str(error) or 'interrupted'}", file=sys.stderr)
         return 130
     except Exception as error:
         sentence = _sentence(error)

@@ -1,5 +1,4 @@
-"""Knowledge distillation of a digit classifier, the shortest complete recipe (Hinton, Vinyals and Dean,
-2015).
+"""Classic knowledge distillation (Hinton, Vinyals and Dean, 2015) of a digit classifier.
 
     loss = cross_entropy(s, y) + weight * T^2 KL(softmax(t / T) || softmax(s / T))
 

@@ -108,7 +108,10 @@ class Distilled(Classifier):
     def losses(self, images: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         self.network.set_progress(self.trainer.global_step / self.trainer.num_training_batches)
         out = self.network(images, target=target)
-        return out.loss, out.terms, out.output
+        terms = dict(out.terms)
+        if self.network.task_loss is not None:  # the Distiller reports its terms only
+            terms["task"] = self.network.task_loss(out.output.detach(), target)
+        return out.loss, terms, out.output
 
     def predict(self, images: Tensor) -> Tensor:
         return self.network.student(images)

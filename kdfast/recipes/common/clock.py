@@ -24,8 +24,8 @@ class StepClock(Callback):
     """Measures the parts of every step; `milliseconds()` gives their medians over the epoch.
 
     Args:
-        parts: modules to time within the forward pass, such as {"loss": distiller, "teacher": ...}. A part called
-            inside another counts for itself only: "loss" is then the Distiller without its networks.
+        parts: modules to time within the forward pass, such as {"loss": distiller, "teacher": ...}. A part
+            called inside another counts for itself only: "loss" is then the Distiller without its networks.
     """
 
     def __init__(self, parts: Mapping[str, nn.Module]) -> None:

@@ -41,8 +41,9 @@ def plain(message: object) -> str:
     text = re.sub(
         r"Expected a (?:<class '(\w+)'>|typing\.(\S+(?: \S+)*?))\. Got value: ", r"expected \1\2, got ", text
     )
+    text = re.sub(r"expected Literal\[(.*?)\], got", r"expected one of \1, got", text).replace("'", "")
     text = re.sub(r"^argument (--[\w-]+):", r"option \1:", text)
-    return re.sub(r"Option '(\w+)' is not accepted", r"there is no option '\1'", text)
+    return re.sub(r"Option (\w+) is not accepted", r"there is no option \1", text)
 
 
 def parser_for(name: str, recipe: ModuleType) -> ArgumentParser:

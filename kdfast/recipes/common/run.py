@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from types import ModuleType
 
-from kdfast.recipes.common.errors import UserError
+from kdfast.recipes.common.errors import Interrupted, UserError
 from kdfast.recipes.common.folder import RunFolder
 from kdfast.recipes.common.parse import config_of, parse
 from kdfast.recipes.common.ranks import is_main, say, under_torchrun
@@ -26,15 +26,19 @@ def run(name: str, recipe: ModuleType, arguments: list[str]) -> None:
         if out.finished:
             say(f"{out.path} is finished: {out.path / 'report.html'}")
             return
+        say(f"{name}: resuming {out.path}")
     else:
         path = given.out or os.environ.get(_OUT) or _free(name)
         if hasattr(options, "prepare"):
             options.prepare()
         out = RunFolder.create(path, config_of(name, options))
-    say(f"{name} -> {out.path}")
+        say(f"{name}: writing {out.path}")
     os.environ[_OUT] = str(out.path)
     try:
         recipe.run(options, out)
+    except KeyboardInterrupt as error:
+        sentence = f"interrupted; kdfast distill {name} --resume {out.path} goes on from the last whole epoch"
+        raise Interrupted(sentence) from error
     finally:
         os.environ.pop(_OUT, None)
     if is_main() and not out.finished:
