@@ -8,10 +8,16 @@
 
 #include <stdint.h>
 
-#if defined(__CUDACC__) || defined(KD_EMULATED_DEVICE)
+#ifdef __CUDACC__
 #define KD_FN __host__ __device__ __forceinline__
 #else
 #define KD_FN inline __attribute__((always_inline))
+#endif
+
+#if defined(__CUDACC__)
+#define KD_UNROLL _Pragma("unroll")
+#else
+#define KD_UNROLL _Pragma("GCC unroll 16")
 #endif
 
 namespace kd {

@@ -34,7 +34,7 @@ class RowOfTeam {
 
   KD_DEVICE void forward() {
     const A weight = weight_of_row();
-    if (weight == A(0)) return drop();
+    if (weight == A(0) || steps_ == 0) return drop();
     collect();
     if (state_.regime == A(kUncounted)) return drop();
     const A total = args_.mask_sum != nullptr ? *static_cast<const A*>(args_.mask_sum) : A(1);
@@ -240,6 +240,7 @@ void run_with(const DivergenceArgs& args, bool backward, cudaStream_t stream) {
 template <template <class> class Formula>
 void run_divergence(const DivergenceArgs& args, bool backward, cudaStream_t stream) {
   const bool wide = args.compute == DType::kFloat64;
+  if (args.shape.rows == 0) return;
   if (!packs_fit(args)) {
     if (wide) return run_with<Formula, StridedLayout<double>>(args, backward, stream);
     return run_with<Formula, StridedLayout<float>>(args, backward, stream);

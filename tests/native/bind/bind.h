@@ -27,4 +27,5 @@ inline void add_array(emulated::DeviceArrays& arrays, const py::array& x, bool w
 
 void bind_device(py::module_& m);
 void bind_divergence(py::module_& m);
+void bind_formulas(py::module_& m);
 void bind_samples(py::module_& m);

@@ -10,10 +10,11 @@ emulated::Order order_named(const std::string& name) {
   throw std::invalid_argument("order must be in_order, reversed or shuffled, got " + name);
 }
 
-void set_device(const std::string& order, std::uint64_t seed, bool check_races) {
+void set_device(const std::string& order, std::uint64_t seed, bool check_races, int multiprocessors) {
   emulated::settings().order = order_named(order);
   emulated::settings().seed = seed;
   emulated::settings().check_races = check_races;
+  emulated::settings().multiprocessors = multiprocessors;
 }
 
 py::dict read_counters() {
@@ -27,7 +28,7 @@ py::dict read_counters() {
 void bind_device(py::module_& m) {
   py::register_exception<emulated::Error>(m, "DeviceError", PyExc_RuntimeError);
   m.def("set_device", &set_device, py::kw_only(), "order"_a = "in_order", "seed"_a = 0,
-        "check_races"_a = true, "order: of threads and blocks, in_order, reversed or shuffled (by seed)");
+        "check_races"_a = true, "multiprocessors"_a = 3, "order: of threads and blocks, in_order, reversed or shuffled (by seed)");
   m.def("counters", &read_counters, "what has run since reset_counters()");
   m.def("reset_counters", [] { emulated::counters() = {}; });
   m.def("kernels_run", &emulated::kernels_run, "names of the kernels that have run to their end");

@@ -8,10 +8,10 @@
 
 #include "bind.h"
 
-#define KD_DECLARE(name) \
+#define KD_DIVERGENCE(name, Formula) \
   extern "C" void kd_##name##_cuda(const kd::DivergenceArgs& args, int backward, void* stream);
-#include "divergences.inc"  // KD_DECLARE(name) for every KD_CUDA_DIVERGENCE in csrc/cuda: written by CMake
-#undef KD_DECLARE
+#include "divergences.inc"  // KD_DIVERGENCE(name, Formula) for every KD_CUDA_DIVERGENCE in csrc/cuda: written by CMake
+#undef KD_DIVERGENCE
 extern "C" void kd_reduce_rows_cuda(const kd::ReduceRowsArgs& args, void* stream);
 extern "C" void kd_sum_mask_cuda(const void* mask, int64_t rows, kd::DType dtype, void* to, void* stream);
 
@@ -20,9 +20,9 @@ namespace {
 using Kernels = void (*)(const kd::DivergenceArgs&, int, void*);
 const std::map<std::string, Kernels>& kernels() {
   static const std::map<std::string, Kernels> all = {
-#define KD_DECLARE(name) {#name, &kd_##name##_cuda},
+#define KD_DIVERGENCE(name, Formula) {#name, &kd_##name##_cuda},
 #include "divergences.inc"
-#undef KD_DECLARE
+#undef KD_DIVERGENCE
   };
   return all;
 }

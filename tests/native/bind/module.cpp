@@ -4,5 +4,6 @@
 PYBIND11_MODULE(kd_native, m) {
   bind_device(m);
   bind_divergence(m);
+  bind_formulas(m);
   bind_samples(m);
 }
