@@ -6,6 +6,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "op.h"
+
 namespace kd {
 
 namespace {
@@ -42,4 +44,9 @@ Level level() {
   return chosen;
 }
 
+static int64_t cpu_level() { return static_cast<int64_t>(level()); }
+
 }  // namespace kd
+
+KD_SCHEMA(m) { m.def("cpu_level() -> int"); }
+STABLE_TORCH_LIBRARY_IMPL(kdfast, CompositeExplicitAutograd, m) { m.impl("cpu_level", TORCH_BOX(&kd::cpu_level)); }

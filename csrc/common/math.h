@@ -62,7 +62,7 @@ KD_FN N phi_series(N u) {
   double factorial_inverse[kTerms] = {0.5};
   for (int i = 1; i < kTerms; ++i) factorial_inverse[i] = factorial_inverse[i - 1] / (i + 2);
   N sum = fill<N>(factorial_inverse[kTerms - 1]);
-#pragma GCC unroll 14
+  KD_UNROLL
   for (int i = kTerms - 2; i >= 0; --i) sum = sum * u + fill<N>(factorial_inverse[i]);
   return sum * (u * u);
 }
@@ -197,7 +197,7 @@ KD_FN N log(N x) {
                      (bit_cast<N>(k + bit_cast<I>(fill<N>(B::kRound))) - fill<N>(B::kRound));
   const N s = f / (fill<N>(2) + f), z = s * s;
   N series = fill<N>(2.0 / (2 * B::kLogTerms + 1));
-#pragma GCC unroll 11
+  KD_UNROLL
   for (int i = B::kLogTerms - 1; i > 0; --i) series = series * z + fill<N>(2.0 / (2 * i + 1));
   const N half_square = fill<N>(0.5) * f * f;
   const N tail = s * (half_square + z * series) + exponent * fill<N>(B::kLn2Low);

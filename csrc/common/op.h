@@ -2,6 +2,7 @@
 // place that knows which device this file is being compiled for (each csrc/X.cpp is compiled once for each).
 #pragma once
 
+#include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -149,6 +150,7 @@ inline void* current_stream(const Tensor& x) {
 
 template <class Args>
 void launch(void (*kernels)(const Args&, int, void*), const Args& args, Pass pass, int64_t, const Tensor& on) {
+  const torch::stable::accelerator::DeviceGuard guard(on.get_device_index());
   kernels(args, pass == Pass::kBackward, current_stream(on));
 }
 

@@ -42,9 +42,13 @@ inline void sum_mask(const Tensor& mask, Tensor& to) {
 extern "C" void kd_reduce_rows_cuda(const ReduceRowsArgs& args, void* stream);
 extern "C" void kd_sum_mask_cuda(const void* mask, int64_t rows, DType dtype, void* to, void* stream);
 
-inline void reduce_rows(const ReduceRowsArgs& args, const Tensor& on) { kd_reduce_rows_cuda(args, current_stream(on)); }
+inline void reduce_rows(const ReduceRowsArgs& args, const Tensor& on) {
+  const torch::stable::accelerator::DeviceGuard guard(on.get_device_index());
+  kd_reduce_rows_cuda(args, current_stream(on));
+}
 
 inline void sum_mask(const Tensor& mask, Tensor& to) {
+  const torch::stable::accelerator::DeviceGuard guard(mask.get_device_index());
   kd_sum_mask_cuda(mask.data_ptr(), mask.numel(), dtype_of(mask), to.data_ptr(), current_stream(mask));
 }
 

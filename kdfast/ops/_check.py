@@ -1,0 +1,116 @@
+"""Checks of arguments, shared by every op: one sentence that names the argument, what was given and what is needed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+REDUCTIONS = {"none": 0, "mean": 1, "sum": 2, "batchmean": 3}
+
+
+def tensor(name: str, x: object) -> None:
+    """`x` must be a tensor: TypeError."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
+
+
+def floating(name: str, x: object) -> None:
+    """`x` must be a float64, float32, bfloat16 or float16 tensor: TypeError."""
+    tensor(name, x)
+    if x.dtype not in FLOATS:
+        raise TypeError(f"{name} must be float64, float32, bfloat16 or float16, got {x.dtype}")
+
+
+def same_device(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
+    """Both on one device: RuntimeError."""
+    if x.device != other.device:
+        raise RuntimeError(f"{name} is on {x.device} and {other_name} on {other.device}: both must be on one device")
+
+
+def same_shape(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
+    """One shape: ValueError."""
+    if x.shape != other.shape:
+        raise ValueError(
+            f"{name} and {other_name} must have the same shape, got {tuple(x.shape)} and {tuple(other.shape)}"
+        )
+
+
+def positive(name: str, x: object) -> float:
+    """A finite number above 0, as a float: TypeError, ValueError."""
+    value = number(name, x)
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"{name} must be a finite number above 0, got {x}")
+    return value
+
+
+def number(name: str, x: object) -> float:
+    """A Python number, as a float: TypeError."""
+    if isinstance(x, bool) or not isinstance(x, (int, float)):
+        raise TypeError(f"{name} must be a number, got {type(x).__name__}")
+    return float(x)
+
+
+def reduction(name: str) -> int:
+    """The code of a reduction: ValueError."""
+    code = REDUCTIONS.get(name) if isinstance(name, str) else None
+    if code is None:
+        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {name!r}")
+    return code
+
+
+def dims(dim: int | Sequence[int], ndim: int) -> tuple[int, ...]:
+    """Class dimensions as sorted, non-negative, distinct numbers: TypeError, ValueError."""
+    given = (dim,) if isinstance(dim, int) else tuple(dim) if isinstance(dim, (tuple, list)) else None
+    if given is None or not all(isinstance(d, int) and not isinstance(d, bool) for d in given):
+        raise TypeError(f"dim must be an int or a tuple of ints, got {dim!r}")
+    if not given:
+        raise ValueError("dim must name at least one dimension, got ()")
+    for d in given:
+        if not -ndim <= d < ndim:
+            raise ValueError(f"dim must be in [{-ndim}, {ndim - 1}] for a tensor of {ndim} dimensions, got {d}")
+    wrapped = tuple(sorted(d % ndim for d in given))
+    if len(set(wrapped)) != len(wrapped):
+        raise ValueError(f"dim names a dimension twice: {dim!r}")
+    return wrapped
+
+
+def row_mask(mask: object, row_shape: Sequence[int], like: Tensor) -> None:
+    """A bool or float tensor shaped like one value per row: TypeError, ValueError, RuntimeError."""
+    tensor("mask", mask)
+    if mask.dtype != torch.bool and mask.dtype not in FLOATS:
+        raise TypeError(f"mask must be bool or float, got {mask.dtype}")
+    if tuple(mask.shape) != tuple(row_shape):
+        raise ValueError(f"mask must have one value per row, shape {tuple(row_shape)}, got {tuple(mask.shape)}")
+    same_device("mask", mask, "student", like)
+
+
+def logits_pair(student: object, teacher: object, dim: int | Sequence[int]) -> tuple[int, ...]:
+    """Student and teacher logits that fit each other; returns the class dimensions."""
+    floating("student", student)
+    floating("teacher", teacher)
+    if student.dim() == 0:
+        raise ValueError("student must have a class dimension, got a 0-d tensor")
+    class_dims = dims(dim, student.dim())
+    if student.shape != teacher.shape:
+        raise ValueError(_shape_sentence(student, teacher, class_dims))
+    same_device("student", student, "teacher", teacher)
+    if math.prod(student.shape[d] for d in class_dims) == 0:
+        raise ValueError(f"student must have at least one class, got shape {tuple(student.shape)} with dim={dim}")
+    return class_dims
+
+
+def _shape_sentence(student: Tensor, teacher: Tensor, class_dims: tuple[int, ...]) -> str:
+    given = f"got {tuple(student.shape)} and {tuple(teacher.shape)}"
+    if student.dim() == teacher.dim():
+        differing = [d for d in range(student.dim()) if student.size(d) != teacher.size(d)]
+        if len(differing) == 1 and differing[0] in class_dims:
+            d = differing[0]
+            return (
+                f"student and teacher have {student.size(d)} and {teacher.size(d)} classes along dim {d}, {given}: "
+                "pad the smaller with -inf logits, or cut the larger, so that class i means the same on both sides"
+            )
+    return f"student and teacher must have the same shape, {given}"

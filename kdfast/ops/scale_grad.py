@@ -1,0 +1,36 @@
+"""Multiplies a gradient that was made in the forward pass by what arrives from upstream, in place where that is safe.
+
+The op behind it is `scale_grad_(Tensor(a!) grad, Tensor factor)`. A factor of exactly 1, the usual case, costs no pass
+over memory.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kdfast import backend
+
+# Whether the running backward pass keeps its graph (retain_graph=True). A torch without this query counts as keeping.
+_keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
+
+
+def scale_grad_reference(grad: Tensor, factor: Tensor) -> Tensor:
+    """grad * factor, in grad's dtype."""
+    return (grad.to(factor.dtype) * factor).to(grad.dtype)
+
+
+def scale_grad(grad: Tensor, factor: Tensor, kernels: str) -> Tensor:
+    """grad * factor for a saved gradient and a 0-d float32 or float64 factor.
+
+    In place only where this backward pass is the last use of the saved tensor: a graph that is kept may come back for
+    it, and torch.compile decides about buffers itself.
+    """
+    if torch.compiler.is_compiling() or _keeps_graph():
+        return scale_grad_reference(grad, factor)
+    backend.ops(kernels).scale_grad_(grad, factor)
+    return grad
+
+
+if backend.reason_against("native", "cpu") is None:
+    torch.library.register_fake("kdfast::scale_grad_", lambda grad, factor: None)
