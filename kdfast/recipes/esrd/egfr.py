@@ -1,11 +1,13 @@
-"""Estimated glomerular filtration rate: the CKD-EPI creatinine equations of 2009 and 2021, KDIGO stages, slope.
+"""Estimated glomerular filtration rate: the CKD-EPI creatinine equations of 2009 and 2021, KDIGO stages,
+slope.
 
     eGFR = c * (Scr / k)^e * d^age * f[female] * b[Black]        mL/min/1.73 m^2
     e    = a  where Scr <= k,  r  where Scr > k
 
-The published form, min(Scr/k, 1)^a * max(Scr/k, 1)^r, has one factor equal to 1 everywhere, so one power is enough;
-at Scr = k the derivative taken is the left one. Constants as published by the National Kidney Foundation (kidney.org):
-Levey 2009 (b = 1.159) and Inker 2021 (race-free). Adults only. Creatinine in mg/dL or umol/L (88.4 umol/L = 1 mg/dL).
+The published form, min(Scr/k, 1)^a * max(Scr/k, 1)^r, has one factor equal to 1 everywhere, so one power is
+enough; at Scr = k the derivative taken is the left one. Constants as published by the National Kidney
+Foundation (kidney.org): Levey 2009 (b = 1.159) and Inker 2021 (race-free). Adults only. Creatinine in mg/dL
+or umol/L (88.4 umol/L = 1 mg/dL).
 
 Values may be numbers, NumPy arrays or torch tensors (differentiable); all broadcast together. NaN stays NaN.
 """
@@ -65,7 +67,9 @@ def kdigo_stage(egfr: Any) -> np.ndarray:
 
 
 def slope(years: Any, values: Any) -> float:
-    """Least-squares slope of `values` over `years` (units per year); NaN below two distinct times. NaN pairs are left out."""
+    """Least-squares slope of `values` over `years` (units per year); NaN below two distinct times. NaN
+    pairs are left out.
+    """
     t, v = np.asarray(years, dtype=np.float64), np.asarray(values, dtype=np.float64)
     if t.shape != v.shape:
         raise ValueError(f"years and values must have one shape, got {t.shape} and {v.shape}")

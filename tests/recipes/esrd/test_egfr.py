@@ -6,7 +6,8 @@ import torch
 
 from kdfast.recipes.esrd.egfr import STAGES, ckd_epi_2009, ckd_epi_2021, kdigo_stage, slope
 
-# creatinine mg/dL, age, female, 2009 non-Black, 2009 Black, 2021, d 2021 / d creatinine (left at kappa), stage
+# creatinine mg/dL, age, female, 2009 non-Black, 2009 Black, 2021, d 2021 / d creatinine (left at kappa),
+# stage
 VECTORS = [
     (1.0, 50, 0, 87.36967724, 101.2614559, 91.69147861, -110.0297743, "G1"),
     (1.0, 50, 1, 65.6376231, 76.07400517, 68.63349666, -82.36019599, "G2"),
