@@ -56,6 +56,7 @@ def launch_constants(member: Divergence, tile: rows.Tile, shape: rows.Geometry, 
     return {
         "FORMULA": member.formula,
         "SCORE": member.score,
+        "INFINITE": member.infinite,
         "TYPE": NUMBER[compute],
         "INDEX": tl.int64 if shape.rows > 2**31 - 2**16 else tl.int32,  # the room that a tile may overhang
         "ROWS": tile.rows,
@@ -95,7 +96,6 @@ def forward(
         + (None if with_grad else state, shape.rows, shape.classes, shape.row_sizes, shape.class_sizes)
         + (shape.row_strides, shape.class_strides, 1 / temperature, scale, param)
         + (scale / temperature / max(presumed, 1),),
-        INFINITE=member.infinite,
         LOOPED=tile.looped,
         STAGES=tile.num_stages,
         **launch_constants(member, tile, shape, norm.dtype),

@@ -22,4 +22,5 @@ def formula(p: tl.tensor, q: tl.tensor, d: tl.tensor, v: tl.tensor, param: tl.te
     return value, -share * w
 
 
-register("js_div", Divergence(formula, score="sum", infinite="never"))
+MEMBER = Divergence(formula, score="sum", infinite="never")
+register("js_div", MEMBER)

@@ -13,4 +13,5 @@ def formula(p: tl.tensor, q: tl.tensor, d: tl.tensor, v: tl.tensor, param: tl.te
     return bregman(p, v, d), d
 
 
-register("kl_div", Divergence(formula, score="none", infinite="student"))
+MEMBER = Divergence(formula, score="none", infinite="student")
+register("kl_div", MEMBER)

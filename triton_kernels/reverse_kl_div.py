@@ -13,4 +13,5 @@ def formula(p: tl.tensor, q: tl.tensor, d: tl.tensor, v: tl.tensor, param: tl.te
     return bregman(q, -v, -d), v
 
 
-register("reverse_kl_div", Divergence(formula, score="linear", infinite="teacher"))
+MEMBER = Divergence(formula, score="linear", infinite="teacher")
+register("reverse_kl_div", MEMBER)

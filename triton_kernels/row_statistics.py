@@ -19,9 +19,10 @@ from .common import expm1_quarter, log1p
 NEAR = tl.constexpr(0.25)
 LOG2_E = tl.constexpr(1.4426950408889634)
 # Regimes of a row, as csrc/common/divergence.h numbers them.
-FAR = tl.constexpr(0.0)
-NEARBY = tl.constexpr(1.0)
-UNCOUNTED = tl.constexpr(-1.0)
+FAR = tl.constexpr(0)
+NEARBY = tl.constexpr(1)
+UNCOUNTED = tl.constexpr(-1)
+MIXED = tl.constexpr(2)  # of a kernel: rows of any regime
 
 
 @triton.jit
@@ -37,17 +38,11 @@ def exponential(x, maximum, inverse_temperature):
 
 
 @triton.jit
-def gap(student, teacher, shift):
-    """(t - s) - shift; 0 where the class is impossible on both sides (or a NaN, which the sums of exponentials keep)."""
-    difference = (teacher - student) - shift
-    return tl.where(difference == difference, difference, 0.0)
-
-
-@triton.jit
 def sums(student, teacher, maxima, shift, inverse_temperature, EXCESS: tl.constexpr, GAP: tl.constexpr):
-    """The tile's part relative to `maxima`: S_s, S_t, D, min gap, max gap, sum e^{(s-m)/T} gap; all [rows, lanes].
+    """The tile's part relative to `maxima`: S_s, S_t, D, lowest and highest gap, sum e^{(s-m)/T} gap; [rows, lanes].
 
-    EXCESS: D is wanted. GAP: "none", "range" (its ends are wanted) or "sum" (and its mean).
+    gap = (t - s) - shift, 0 where the class is impossible on both sides. EXCESS: D and the gaps' range are wanted.
+    GAP: the sum of gaps is, and the lowest; one of -1e30 or less is a class that is impossible for the teacher only.
     """
     weight = exponential(student, maxima[0], inverse_temperature)
     student_sum = tl.sum(weight, 2)
@@ -56,15 +51,17 @@ def sums(student, teacher, maxima, shift, inverse_temperature, EXCESS: tl.conste
     low = tl.zeros_like(student_sum)
     high = tl.zeros_like(student_sum)
     gap_sum = tl.zeros_like(student_sum)
-    if EXCESS or GAP != "none":
-        distance = gap(student, teacher, shift)
-        low = tl.min(distance, 2)
-        high = tl.max(distance, 2)
+    if EXCESS or GAP:
+        gap = (teacher - student) - shift
         if EXCESS:
-            near = tl.minimum(tl.maximum(distance * inverse_temperature, -NEAR), NEAR)
+            gap = tl.where(gap == gap, gap, 0.0)  # a NaN logit stays in the sums of exponentials
+            high = tl.max(gap, 2)
+            near = tl.minimum(tl.maximum(gap * inverse_temperature, -NEAR), NEAR)
             excess = tl.sum(weight * expm1_quarter(near), 2)
-        if GAP == "sum":
-            gap_sum = tl.sum(weight * tl.minimum(tl.maximum(distance, -1e30), 1e30), 2)
+        gap = tl.where(gap < 1e30, gap, 1e30)  # where s (or both) is -inf: of weight 0
+        low = tl.min(gap, 2)
+        if GAP:
+            gap_sum = tl.sum(weight * tl.maximum(gap, -1e30), 2)
     return student_sum, teacher_sum, excess, low, high, gap_sum
 
 
@@ -142,11 +139,11 @@ def of_tile(student, teacher, shift, inverse_temperature, GAP: tl.constexpr):
 
 
 @triton.jit
-def finish(part, shift, inverse_temperature, INFINITE: tl.constexpr, GAP: tl.constexpr):
-    """The rows' state, eight numbers [rows] in the order of csrc/common/divergence.h, and which rows are +inf.
+def finish(part, shift, inverse_temperature, GAP: tl.constexpr):
+    """The rows' state, eight numbers [rows] in the order of csrc/common/divergence.h.
 
-    student max, 1 / S_s, teacher max, 1 / S_t, shift, log_ratio, regime, row sum; log q/p of a class is
-    log_ratio - ((t - s) - shift) / T. INFINITE: the side on which an impossible class makes the value +inf.
+    student max, 1 / S_s, teacher max, 1 / S_t, shift, log_ratio, regime, row sum. log q/p of a class is
+    log_ratio - ((t - s) - shift) / T; the row sum, if GAP, its mean under q: KL(q || p).
     """
     student_sum = part[2]
     teacher_sum = part[3]
@@ -159,15 +156,10 @@ def finish(part, shift, inverse_temperature, INFINITE: tl.constexpr, GAP: tl.con
     new_shift = tl.where(near, shift, teacher_max - student_max)
     log_ratio = tl.where(near, log1p(part[4] * student_inverse), tl.log(teacher_sum * student_inverse))
     log_ratio = tl.where(counted, log_ratio, 0.0)
-    regime = tl.where(counted, tl.where(near, NEARBY, FAR), UNCOUNTED)
-    infinite = counted & False
-    if INFINITE == "student":
-        infinite = counted & (part[6] == float("inf"))
-    elif INFINITE == "teacher":
-        infinite = counted & (part[5] == -float("inf"))
+    regime = tl.where(counted, tl.where(near, NEARBY, FAR), UNCOUNTED).to(student_sum.dtype)
     row_sum = tl.zeros_like(student_sum)
-    if GAP == "sum":  # sum of q log q/p
+    if GAP:
         mean_gap = part[7] * student_inverse + (shift - new_shift)
-        row_sum = tl.where(infinite, float("inf"), log_ratio - mean_gap * inverse_temperature)
-    row = (student_max, student_inverse, teacher_max, teacher_inverse, new_shift, log_ratio, regime, row_sum)
-    return row, infinite
+        row_sum = log_ratio - mean_gap * inverse_temperature
+        row_sum = tl.where(counted & (part[5] <= -1e30), float("inf"), row_sum)
+    return student_max, student_inverse, teacher_max, teacher_inverse, new_shift, log_ratio, regime, row_sum

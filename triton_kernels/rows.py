@@ -10,11 +10,12 @@ import functools
 import math
 from dataclasses import dataclass
 
+import torch
 import triton
 from torch import Tensor
 
 ONE_TILE = 8192  # a row of up to so many classes stays in registers
-THREADS_PER_WARP = 32
+WARP = 64 if torch.version.hip else 32  # threads
 
 
 @dataclass(frozen=True)
@@ -81,27 +82,26 @@ def is_across(shape: Geometry) -> bool:
     return shape.rows > 1 and shape.classes > 1 and 0 < row < column
 
 
-def choose_tile(shape: Geometry, item_bytes: int) -> Tile:
-    """The tile of the statistics kernels; a plain function of the shape, so that no call pays for tuning."""
+def choose_tile(shape: Geometry, item_bytes: int, warp: int = WARP) -> Tile:
+    """The tile of the forward kernel: a plain function of the shape, so that no call pays for tuning."""
     if is_across(shape):
-        # Two to four rows a thread are one 8- or 16-byte load; fewer where there are few rows to share.
+        # Four rows of a thread make one 8- or 16-byte load, where there are rows enough to fill the device.
         each = 4 if shape.rows >= 1 << 18 and item_bytes <= 4 else 1
-        return Tile(rows=128 * each, lanes=1, steps=1, looped=True, num_warps=4, num_stages=4)
-    width = triton.next_power_of_2(shape.classes)
+        return Tile(rows=128 * each, lanes=1, steps=1, looped=True, num_warps=128 // warp, num_stages=3)
+    load = 16 // item_bytes  # classes in a 16-byte load
+    width = triton.next_power_of_2(max(shape.classes, 1))
     if width <= ONE_TILE:
-        steps = min(8 if item_bytes <= 4 else 4, width)
-        rows = min(max(1, 1024 // width), triton.next_power_of_2(shape.rows))
-        num_warps = max(1, min(16, rows * width // (8 * THREADS_PER_WARP)))
-        return Tile(rows, width // steps, steps, False, num_warps, 1)
-    # A row does not fit: 1024 threads walk over it, one block to a multiprocessor, so that rows in flight stay in L2.
-    steps = 8 if item_bytes <= 4 else 4
-    stages = 4 if item_bytes <= 2 else 3
-    return Tile(1, 1024, steps, True, 32, stages)
+        steps = min(load, width)
+        rows = min(max(1, 1024 // width), triton.next_power_of_2(max(shape.rows, 1)))
+        threads = min(max(rows * width // 8, warp), 512)
+        return Tile(rows, width // steps, steps, looped=False, num_warps=threads // warp, num_stages=1)
+    # 1024 threads with 64 KB of loads on their way: one block to a multiprocessor, so that few rows share L2.
+    return Tile(1, 1024, load, looped=True, num_warps=1024 // warp, num_stages=3)
 
 
-def choose_gradient_tile(shape: Geometry, item_bytes: int) -> Tile:
+def choose_gradient_tile(shape: Geometry, item_bytes: int, warp: int = WARP) -> Tile:
     """The tile of the backward kernel, which needs no sum over a row: long rows are cut into blocks."""
-    tile = choose_tile(shape, item_bytes)
+    tile = choose_tile(shape, item_bytes, warp)
     if is_across(shape) or not tile.looped:
         return tile
-    return Tile(1, 512, tile.steps, False, 16, 1)
+    return Tile(1, 512, 16 // item_bytes, looped=False, num_warps=512 // warp, num_stages=1)

@@ -17,4 +17,5 @@ def formula(p: tl.tensor, q: tl.tensor, d: tl.tensor, v: tl.tensor, param: tl.te
     return bregman(p, u, share * d), tl.where(possible, share * share * d / tl.where(possible, mixture, 1.0), 0.0)
 
 
-register("skew_kl_div", Divergence(formula, score="sum", infinite="never"))
+MEMBER = Divergence(formula, score="sum", infinite="never")
+register("skew_kl_div", MEMBER)

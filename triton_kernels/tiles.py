@@ -34,24 +34,48 @@ def tile_classes(tile, LANES: tl.constexpr, STEPS: tl.constexpr):
 
 
 @triton.jit
-def load_tile(view, read, tile, TYPE: tl.constexpr, LANES: tl.constexpr, STEPS: tl.constexpr):
-    """Student and teacher logits of tile number `tile`; what is not to be read is an impossible class."""
-    n_classes, sizes, student, student_strides, teacher, teacher_strides = view
-    classes = tile_classes(tile, LANES, STEPS)
-    inside = read[:, None, None] & (classes < n_classes)[None, :, :]
-    s_at = student + element_offset(classes, sizes, student_strides)[None, :, :]
-    t_at = teacher + element_offset(classes, sizes, teacher_strides)[None, :, :]
-    s = tl.load(s_at, mask=inside, other=-float("inf"))
-    t = tl.load(t_at, mask=inside, other=-float("inf"))
-    return s.to(TYPE), t.to(TYPE)
+def logits(student, teacher, row, n_classes, row_sizes, class_sizes, row_strides, class_strides):
+    """The view of the logits of `row`; see above."""
+    s_rows = at_rows(student, row, row_sizes, row_strides[0])
+    t_rows = at_rows(teacher, row, row_sizes, row_strides[1])
+    return n_classes, class_sizes, s_rows, class_strides[0], t_rows, class_strides[1]
 
 
 @triton.jit
-def store_tile(view, at, strides, write, tile, value, LANES: tl.constexpr, STEPS: tl.constexpr):
-    """Stores a tile of the gradient, rounded once, for the rows `write`; nobody reads it here again."""
+def inside_tile(view, wanted, classes, FULL: tl.constexpr):
+    """Which elements of a tile exist, for rows `wanted`; None if all do. A FULL tile of a single row is wanted."""
+    if FULL:
+        if wanted.shape[0] == 1:
+            return None
+        else:
+            return wanted[:, None, None] & (classes >= 0)[None, :, :]
+    else:
+        return wanted[:, None, None] & (classes < view[0])[None, :, :]
+
+
+@triton.jit
+def load_tile(view, read, tile, FULL: tl.constexpr, TYPE: tl.constexpr, LANES: tl.constexpr, STEPS: tl.constexpr):
+    """Student and teacher logits of tile number `tile`; what is not to be read is an impossible class."""
+    _, sizes, student, student_strides, teacher, teacher_strides = view
     classes = tile_classes(tile, LANES, STEPS)
-    inside = write[:, None, None] & (classes < view[0])[None, :, :]
+    s_at = student + element_offset(classes, sizes, student_strides)[None, :, :]
+    t_at = teacher + element_offset(classes, sizes, teacher_strides)[None, :, :]
+    inside = inside_tile(view, read, classes, FULL)
+    if inside is None:
+        return tl.load(s_at).to(TYPE), tl.load(t_at).to(TYPE)
+    else:
+        s = tl.load(s_at, mask=inside, other=-float("inf"))
+        t = tl.load(t_at, mask=inside, other=-float("inf"))
+        return s.to(TYPE), t.to(TYPE)
+
+
+@triton.jit
+def store_tile(view, grad, tile, value, FULL: tl.constexpr, LANES: tl.constexpr, STEPS: tl.constexpr):
+    """Stores a tile of the gradient, rounded once. grad: pointers [rows, 1, 1], class strides, which rows exist."""
+    at, strides, exists = grad
+    classes = tile_classes(tile, LANES, STEPS)
     at = at + element_offset(classes, view[1], strides)[None, :, :]
+    inside = inside_tile(view, exists, classes, FULL)
     tl.store(at, value.to(at.dtype.element_ty), mask=inside, eviction_policy="evict_first")
 
 

@@ -12,4 +12,5 @@ def formula(p: tl.tensor, q: tl.tensor, d: tl.tensor, v: tl.tensor, param: tl.te
     return 0.5 * tl.abs(d), tl.where(d > 0, 0.5, tl.where(d < 0, -0.5, 0.0))
 
 
-register("tv_dist", Divergence(formula, score="sum", infinite="never"))
+MEMBER = Divergence(formula, score="sum", infinite="never")
+register("tv_dist", MEMBER)
