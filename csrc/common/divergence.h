@@ -6,7 +6,7 @@
 // t - s) and d_i = (t_i - s_i - k) / T,
 //     log sum e^{t/T} - log sum e^{s/T} = k/T + log1p(D / S),   D = sum e^{(s-m)/T} expm1(d),   S = sum e^{(s-m)/T}.
 // Where the two rows are near each other (every |d| <= 1/4) the right side keeps all digits that the left side cancels:
-// t - s is exact in floating point, so r and q - p = p expm1(-r) stay accurate to 1e-6 relative at any distance. Elsewhere
+// t - s is taken with its rounding error (TwoSum), so r and q - p = p expm1(-r) stay accurate to 1e-6 relative at any distance. Elsewhere
 // k = m_t - m_s and the plain sums serve.
 //
 // Pass 2 sums a formula's terms; pass 3 makes the gradient (in pass 2 already if it needs no sum). -inf logits are classes
@@ -81,6 +81,18 @@ KD_FN void raise(Statistics<N>& part, N student_max, N teacher_max, N inverse_te
   part.teacher_max = teacher_max;
 }
 
+// t - s - shift, and what rounding t - s dropped: (high, low).
+template <class N>
+struct Difference {
+  N high, low;
+};
+
+template <class N>
+KD_FN Difference<N> difference(N student, N teacher, N shift) {
+  const N h = teacher - student, subtracted = teacher - h, kept = h + subtracted;
+  return {h - shift, (teacher - kept) - (student - subtracted)};
+}
+
 // Adds one class (one vector of classes) whose logits are not above the maxima. Once a row is known to be far, the excess
 // is not wanted any more.
 template <bool known_far, class N>
@@ -91,9 +103,11 @@ KD_FN void add(Statistics<N>& part, N student, N teacher, N shift, N inverse_tem
   part.teacher_sum = part.teacher_sum + exp_below((teacher - reference(part.teacher_max)) * inverse_temperature);
   if constexpr (known_far) return;
   const auto neither = (student == impossible) & (teacher == impossible);
-  const N d = select(neither, fill<N>(0), ((teacher - student) - shift) * inverse_temperature);
-  part.distance = larger(magnitude(d), part.distance);
+  const Difference<N> x = difference(student, teacher, shift);
+  const N far = select(neither, fill<N>(0), x.high * inverse_temperature);
+  part.distance = larger(magnitude(far), part.distance);
   // Outside the near regime the sum is not used; the clamp keeps it finite.
+  const N d = select(neither, fill<N>(0), (x.high + x.low) * inverse_temperature);
   const N near = larger(smaller(d, fill<N>(kNearLimit)), fill<N>(-kNearLimit));
   part.excess = part.excess + e * (near + phi_series(near));
 }
@@ -153,7 +167,8 @@ KD_FN Element<N> element(const Row<N>& row, N student, N teacher, N inverse_temp
   const auto neither = (student == impossible) & (teacher == impossible);
   Element<N> x;
   x.p = exp_below((teacher - row.teacher_max) * inverse_temperature) * row.teacher_inverse_sum;
-  x.r = ((teacher - student) - row.shift) * inverse_temperature - row.log_ratio;
+  const Difference<N> d = difference(student, teacher, row.shift);
+  x.r = (near ? d.high + d.low : d.high) * inverse_temperature - row.log_ratio;
   x.r = select(neither, fill<N>(0), x.r);
   if constexpr (near) {
     x.d = x.p * (phi_series(-x.r) - x.r);  // p expm1(-r)

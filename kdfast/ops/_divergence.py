@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from kdfast import backend
 from kdfast.ops import _check
+from kdfast.ops._once import once_differentiable
 from kdfast.ops.scale_grad import scale_grad
 
 _ROW_STATE = 8

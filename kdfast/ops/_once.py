@@ -1,0 +1,58 @@
+"""First derivatives only, and a clear error for the second: torch's own once_differentiable says nothing where the
+upstream gradient is a constant, which leaves a gradient penalty silently without its effect.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class _NoSecond(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, grad: Tensor, anchor: Tensor, name: str) -> Tensor:
+        ctx.name = name
+        return grad.view_as(grad)
+
+    @staticmethod
+    def backward(ctx, *_):
+        raise RuntimeError(_sentence(ctx.name))
+
+
+def _sentence(name: str) -> str:
+    return (
+        f"kdfast: {name} has first derivatives only; for second derivatives use its definition, "
+        'with kdfast.use("reference")'
+    )
+
+
+def _nested_grad_transforms() -> int:
+    """How many torch.func.grad (or vjp, jacrev) transforms are around this call."""
+    functorch = torch._C._functorch
+    stack = functorch.get_interpreter_stack() if functorch.maybe_current_level() is not None else None
+    return sum(layer.key() == functorch.TransformType.Grad for layer in stack or ())
+
+
+def once_differentiable(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """For an autograd.Function's backward; the function's context must hold its op's `name`."""
+
+    @functools.wraps(backward)
+    def once(ctx, *grads):
+        if torch.compiler.is_compiling():
+            return backward(ctx, *grads)
+        with torch.no_grad():
+            outs = backward(ctx, *grads)
+        transforms = _nested_grad_transforms()
+        if transforms > 1:
+            raise RuntimeError(_sentence(ctx.name))
+        if transforms == 1 or not torch.is_grad_enabled():
+            return outs
+        anchor = torch.zeros((), requires_grad=True)
+        guard = lambda x: _NoSecond.apply(x, anchor, ctx.name) if isinstance(x, Tensor) else x  # noqa: E731
+        return tuple(guard(x) for x in outs)
+
+    return once
