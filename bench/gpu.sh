@@ -87,15 +87,14 @@ else
   fi
 fi
 mkdir -p "$RESULTS"
-export KDFAST_TEST_DEVICE=$DEVICE KDFAST_BENCH_DEVICE=$DEVICE KDFAST_BENCH_RESULTS=$RESULTS
+export KDFAST_BENCH_DEVICE=$DEVICE KDFAST_BENCH_RESULTS=$RESULTS
 
 step install 60 bash -c install_wheel || step build 240 bash -c build_here
 step info 60 "$PYTHON" -m kdfast
 
 PYTEST=("$PYTHON" -m pytest -q -p no:cacheprovider)
-for backend in native triton; do
-  KDFAST_BACKEND=$backend step "test-$backend" 150 "${PYTEST[@]}" tests -m "not slow" --ignore tests/native
-done
+KDFAST_BACKEND=native step test-native 150 "${PYTEST[@]}" tests -k "$DEVICE and not triton and not reference"
+KDFAST_BACKEND=triton step test-triton 150 "${PYTEST[@]}" tests -k "$DEVICE and triton"
 
 # Without torch's caching allocator each tensor is an allocation of its own, so that overruns are seen.
 export PYTORCH_NO_CUDA_MEMORY_CACHING=1
