@@ -1,11 +1,14 @@
-"""The Triton kernels of kdfast, registered as torch.ops.kdfast_triton.X with the schemas of torch.ops.kdfast.X.
+"""The Triton kernels of kdfast, registered as torch.ops.kdfast_triton.X with the schemas of
+torch.ops.kdfast.X.
 
 Importing needs Triton, but no GPU.
 """
 
 if __name__ != "kdfast.triton_kernels":
-    raise ImportError(f"this folder is kdfast.triton_kernels, not {__name__}: import it through the installed kdfast")
+    raise ImportError(
+        f"this folder is kdfast.triton_kernels, not {__name__}: import it from installed kdfast"
+    )
 
-from . import js_div, kl_div, reverse_kl_div, scale_grad_, skew_kl_div, tv_dist
+from . import js_div, kl_div, reverse_kl_div, scale_grad, skew_kl_div, tv_dist
 
-__all__ = ["js_div", "kl_div", "reverse_kl_div", "scale_grad_", "skew_kl_div", "tv_dist"]
+__all__ = ["js_div", "kl_div", "reverse_kl_div", "scale_grad", "skew_kl_div", "tv_dist"]

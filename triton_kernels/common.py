@@ -1,8 +1,10 @@
-"""What every Triton kernel shares: numbers at full accuracy, and the way from an index to an element's offset.
+"""What every Triton kernel shares: numbers at full accuracy, and the way from an index to an element's
+offset.
 
-phi(u) = expm1(u) - u >= 0 carries the Bregman form of a divergence. Near 0 it is a Taylor series, so that nothing
-cancels; the same series gives expm1(u) = u + phi(u). log1p(x) = 2 atanh(x / (2 + x)) is a series in (x / (2 + x))^2.
-Series are as long as the number type asks for: about 1e-7 relative in float32, 2e-16 in float64.
+phi(u) = expm1(u) - u >= 0 carries the Bregman form of a divergence. Near 0 it is a Taylor series, so that
+nothing cancels; the same series gives expm1(u) = u + phi(u). log1p(x) = 2 atanh(x / (2 + x)) is a series in
+(x / (2 + x))^2. Series are as long as the number type asks for: about 1e-7 relative in float32, 2e-16 in
+float64.
 """
 
 import math
@@ -28,7 +30,7 @@ def inverse_factorial(n: int) -> float:
 
 @triton.jit
 def number(x, TYPE: tl.constexpr):
-    """A launch argument as a number of the compute type; floats are passed as float64 so that nothing is lost before."""
+    """A launch argument as a number of the compute type; floats are passed as float64, so nothing is lost."""
     return tl.full((), x, TYPE)
 
 
@@ -80,7 +82,7 @@ def log1p(x):
 
 @triton.jit
 def element_offset(index, sizes, strides):
-    """Offset in elements (int64) of a row-major `index` over dims of these sizes and strides, outermost dim first."""
+    """Offset in elements (int64) of a row-major `index` over dims of these sizes and strides."""
     offset = tl.zeros(index.shape, tl.int64)
     for i in tl.static_range(len(sizes) - 1):
         offset += (index % sizes[len(sizes) - 1 - i]).to(tl.int64) * strides[len(sizes) - 1 - i]

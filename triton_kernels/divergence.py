@@ -1,7 +1,7 @@
 """The divergence family: what turns a formula into the ops torch.ops.kdfast_triton.X and X_backward.
 
-A member is a formula of one class (see formulas.py) and two facts about it; its room, X.py, holds just that. Schemas,
-the order of reductions and the eight numbers of a row's state are those of the native ops.
+A member is a formula of one class (see formulas.py) and two facts about it; its room, X.py, holds just that.
+Schemas, the order of reductions and the eight numbers of a row's state are those of the native ops.
 """
 
 import functools
@@ -23,12 +23,12 @@ from .library import define
 NONE, MEAN, SUM, BATCHMEAN = range(4)
 ROW_STATE = 8
 FORWARD = (
-    "{}(Tensor student, Tensor teacher, Tensor? mask, int[] dim, float temperature, float scale, float param, "
-    "int reduction, bool with_grad) -> (Tensor value, Tensor grad, Tensor state, Tensor norm)"
+    "{}(Tensor student, Tensor teacher, Tensor? mask, int[] dim, float temperature, float scale, "
+    "float param, int reduction, bool with_grad) -> (Tensor value, Tensor grad, Tensor state, Tensor norm)"
 )
 BACKWARD = (
-    "{}_backward(Tensor grad_value, Tensor norm, Tensor student, Tensor teacher, Tensor? mask, Tensor state, int[] dim, "
-    "float temperature, float scale, float param) -> Tensor grad"
+    "{}_backward(Tensor grad_value, Tensor norm, Tensor student, Tensor teacher, Tensor? mask, "
+    "Tensor state, int[] dim, float temperature, float scale, float param) -> Tensor grad"
 )
 
 
@@ -37,8 +37,9 @@ class Divergence:
     """A member of the family.
 
     formula: the @triton.jit function (p, q, d, v, param) -> (value, score) of formulas.py.
-    score: "none" if the gradient is d = q - p; "linear" if the score is log q/p, whose mean pass 1 can give; else "sum".
-    infinite: "student" or "teacher" if a class that is impossible only there makes the value +inf; else "never".
+    score: "none" if the gradient is d = q - p; "linear" if the score is log q/p, whose mean pass 1 can give;
+    else "sum". infinite: "student" or "teacher" if a class that is impossible only there makes the value
+    +inf; else "never".
     """
 
     formula: Callable
@@ -92,7 +93,15 @@ def forward(
     launch(
         forward_kernel,
         programs,
-        (student, teacher, mask, planned, grad if with_grad else None, value if reduction == NONE else None, partial)
+        (
+            student,
+            teacher,
+            mask,
+            planned,
+            grad if with_grad else None,
+            value if reduction == NONE else None,
+            partial,
+        )
         + (None if with_grad else state, shape.rows, shape.classes, shape.row_sizes, shape.class_sizes)
         + (shape.row_strides, shape.class_strides, 1 / temperature, scale, param)
         + (scale / temperature / max(presumed, 1),),
@@ -106,7 +115,15 @@ def forward(
         launch(
             total_kernel,
             1,
-            (partial, planned, value, norm, programs, shape.rows, 1 / max(batch, 1) if reduction == BATCHMEAN else 1.0),
+            (
+                partial,
+                planned,
+                value,
+                norm,
+                programs,
+                shape.rows,
+                1 / max(batch, 1) if reduction == BATCHMEAN else 1.0,
+            ),
             MEAN=reduction == MEAN,
             WITH_GRAD=with_grad,
             BLOCK=1024,

@@ -1,13 +1,13 @@
 """What the divergences' formulas are made of: Bregman terms and the logarithm of a mixture.
 
-A room's formula is a function (p, q, d, v, param) -> (value, score) of one class, all tensors of the compute type:
-p = softmax(t/T), q = softmax(s/T), d = q - p, v = log q/p (within +-1e30), param = beta or lambda. `value` is the
-class's term, never negative. The gradient of the row's value with respect to s/T is d for the forward KL, and
-q (score - sum q score) for every other member: the chain rule through softmax, with the score
+A room's formula is a function (p, q, d, v, param) -> (value, score) of one class, all tensors of the compute
+type: p = softmax(t/T), q = softmax(s/T), d = q - p, v = log q/p (within +-1e30), param = beta or lambda.
+`value` is the class's term, never negative. The gradient of the row's value with respect to s/T is d for the
+forward KL, and q (score - sum q score) for every other member: the chain rule through softmax, with the score
 df/dq up to a constant.
 
-A class that is impossible on one side has p = 0 or q = 0 and v = +-1e30; on both sides p = q = d = 0 and v finite.
-A weight of 0 then makes its product 0: no formula meets 0 * inf.
+A class that is impossible on one side has p = 0 or q = 0 and v = +-1e30; on both sides p = q = d = 0 and v
+finite. A weight of 0 then makes its product 0: no formula meets 0 * inf.
 """
 
 import triton
@@ -18,7 +18,7 @@ from .common import log1p, phi
 
 @triton.jit
 def bregman(weight, u, change):
-    """weight * phi(u), where weight * expm1(u) = change is known: a series near 0, else change - weight * u."""
+    """weight * phi(u), given change = weight * expm1(u): a series near 0, else change - weight * u."""
     return tl.where(tl.abs(u) < 0.5, weight * phi(u), change - weight * u)
 
 

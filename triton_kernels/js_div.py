@@ -1,4 +1,4 @@
-"""Generalized Jensen-Shannon divergence beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q."""
+"""Generalized Jensen-Shannon: beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q."""
 
 import triton
 import triton.language as tl
@@ -11,7 +11,8 @@ from .formulas import bregman, log_mixture
 def formula(p: tl.tensor, q: tl.tensor, d: tl.tensor, v: tl.tensor, param: tl.tensor):
     """beta p phi(u) + (1 - beta) q phi(w), u = log m/p, w = log m/q; score -(1 - beta) w.
 
-    u - w = v, so one logarithm serves: that of the lighter side's mixture weight, whose difference to v keeps its digits.
+    u - w = v, so one logarithm serves: that of the lighter side's mixture weight, whose difference to v keeps
+    its digits.
     """
     share = 1 - param
     light_teacher = param <= 0.5

@@ -4,7 +4,8 @@ import torch
 
 
 def launch(kernel, programs: int, arguments: tuple, **constants) -> None:
-    """Runs `programs` programs of a kernel on the current stream of the device of arguments[0]; 0 is no launch.
+    """Runs `programs` programs of a kernel on the current stream of the device of arguments[0]; 0 is no
+    launch.
 
     `arguments` are the kernel's, in order; `constants` its constexpr parameters, num_warps and num_stages.
     """

@@ -1,7 +1,7 @@
 """Registration: every op of this package is torch.ops.kdfast_triton.X, with the schema of torch.ops.kdfast.X.
 
-So torch.compile and torch.export see opaque ops with fake (meta) kernels. CPU tensors are served only by Triton's
-interpreter, that is when TRITON_INTERPRET=1 was set before Triton was imported.
+So torch.compile and torch.export see opaque ops with fake (meta) kernels. CPU tensors are served only by
+Triton's interpreter, that is when TRITON_INTERPRET=1 was set before Triton was imported.
 """
 
 from collections.abc import Callable

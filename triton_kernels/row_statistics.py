@@ -1,14 +1,17 @@
 """Pass 1 of the divergences: maxima, sums of exponentials, and how far two rows are from being the same.
 
-With t, s the logits of teacher and student, m their maxima, k the first class's t - s and d_i = ((t_i - s_i) - k) / T,
+With t, s the logits of teacher and student, m their maxima, k the first class's t - s and d_i = ((t_i - s_i)
+- k) / T,
 
-    log sum e^{t/T} - log sum e^{s/T} = k/T + log1p(D / S),   D = sum e^{(s-m)/T} expm1(d),   S = sum e^{(s-m)/T}.
+    log sum e^{t/T} - log sum e^{s/T} = k/T + log1p(D / S),   D = sum e^{(s-m)/T} expm1(d),   S = sum
+    e^{(s-m)/T}.
 
-The right side keeps all digits that the left side cancels where the rows are *near*: every |d| <= 1/4. Elsewhere k is the
-maxima's difference and the plain sums serve. Every number here is a part that merges: a thread folds its own classes
-into a part of its own (maxima and sums relative to them), and the lanes of a row meet once, at the end.
+The right side keeps all digits that the left side cancels where the rows are *near*: every |d| <= 1/4.
+Elsewhere k is the maxima's difference and the plain sums serve. A part merges: a thread folds its own classes
+into a part of its own (maxima, and sums relative to them), and the lanes of a row meet once, at the end.
 
-A tile is [rows, lanes, steps]: steps lie within a thread, lanes across threads. A part is a tuple of [rows, lanes].
+A tile is [rows, lanes, steps]: steps lie in a thread, lanes across threads. A part is a tuple of [rows,
+lanes].
 """
 
 import triton
@@ -39,10 +42,12 @@ def exponential(x, maximum, inverse_temperature):
 
 @triton.jit
 def sums(student, teacher, maxima, shift, inverse_temperature, EXCESS: tl.constexpr, GAP: tl.constexpr):
-    """The tile's part relative to `maxima`: S_s, S_t, D, lowest and highest gap, sum e^{(s-m)/T} gap; [rows, lanes].
+    """A tile's part relative to `maxima`: S_s, S_t, D, lowest and highest gap, sum e^{(s-m)/T} gap; [rows,
+    lanes].
 
-    gap = (t - s) - shift, 0 where the class is impossible on both sides. EXCESS: D and the gaps' range are wanted.
-    GAP: the sum of gaps is, and the lowest; one of -1e30 or less is a class that is impossible for the teacher only.
+    gap = (t - s) - shift, 0 where the class is impossible on both sides. EXCESS: D and the gaps' range are
+    wanted. GAP: the sum of gaps is, and the lowest; -1e30 or less is a class that is impossible for the
+    teacher alone.
     """
     weight = exponential(student, maxima[0], inverse_temperature)
     student_sum = tl.sum(weight, 2)
@@ -147,7 +152,7 @@ def finish(part, shift, inverse_temperature, GAP: tl.constexpr):
     """
     student_sum = part[2]
     teacher_sum = part[3]
-    counted = (student_sum != 0) & (teacher_sum != 0)  # sums hold at least one e^0, unless every class is impossible
+    counted = (student_sum != 0) & (teacher_sum != 0)  # one e^0 at least, unless every class is impossible
     near = tl.maximum(part[6], -part[5]) * inverse_temperature <= NEAR
     student_inverse = tl.where(counted, 1 / student_sum, 0.0)
     teacher_inverse = tl.where(counted, 1 / teacher_sum, 0.0)
@@ -163,3 +168,33 @@ def finish(part, shift, inverse_temperature, GAP: tl.constexpr):
         row_sum = log_ratio - mean_gap * inverse_temperature
         row_sum = tl.where(counted & (part[5] <= -1e30), float("inf"), row_sum)
     return student_max, student_inverse, teacher_max, teacher_inverse, new_shift, log_ratio, regime, row_sum
+
+
+@triton.jit
+def with_row_sum(row, row_sum):
+    """The state with another row sum."""
+    return row[0], row[1], row[2], row[3], row[4], row[5], row[6], row_sum
+
+
+@triton.jit
+def store_rows(state, row_number, row, exists):
+    """Writes the state of rows `row_number` to state [n_rows, 8]."""
+    at = state + row_number.to(tl.int64) * 8
+    for i in tl.static_range(8):
+        tl.store(at + i, row[i], mask=exists)
+
+
+@triton.jit
+def load_rows(state, row_number, read):
+    """Reads it back; rows that are not read are not counted."""
+    at = state + row_number.to(tl.int64) * 8
+    return (
+        tl.load(at, mask=read, other=0.0),
+        tl.load(at + 1, mask=read, other=0.0),
+        tl.load(at + 2, mask=read, other=0.0),
+        tl.load(at + 3, mask=read, other=0.0),
+        tl.load(at + 4, mask=read, other=0.0),
+        tl.load(at + 5, mask=read, other=0.0),
+        tl.load(at + 6, mask=read, other=UNCOUNTED),
+        tl.load(at + 7, mask=read, other=0.0),
+    )

@@ -1,7 +1,7 @@
 """The shape of a launch: which dims are rows and classes, where they lie in memory, and how tiles cut them.
 
 A tile is [rows, lanes, steps] of logits. Its orientation follows the student's strides:
-  along   classes are adjacent: `steps` of them belong to one thread (one or two 16-byte loads), `lanes` threads to a row;
+  along   classes are adjacent: `steps` of them (a 16-byte load) belong to a thread, `lanes` threads to a row;
   across  rows are adjacent (images, dim=1): every thread owns rows and walks over their classes.
 So an image with classes in dim 1 is read as it lies, without a transposed copy.
 """
@@ -20,7 +20,7 @@ WARP = 64 if torch.version.hip else 32  # threads
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sizes and strides (elements) of the row dims and class dims that are left after merging what can be merged."""
+    """Sizes and strides (elements) of the row and class dims that are left after merging."""
 
     rows: int
     classes: int
@@ -57,7 +57,8 @@ def geometry(student: Tensor, teacher: Tensor, grad: Tensor, dim: list[int]) -> 
 def _geometry(shape: tuple[int, ...], dim: tuple[int, ...], *strides: tuple[int, ...]) -> Geometry:
     def part(dims: list[int]) -> tuple[int, tuple[int, ...], tuple]:
         sizes = tuple(shape[i] for i in dims)
-        return math.prod(sizes), *merge_dims(sizes, tuple(tuple(stride[i] for i in dims) for stride in strides))
+        steps = tuple(tuple(stride[i] for i in dims) for stride in strides)
+        return math.prod(sizes), *merge_dims(sizes, steps)
 
     rows, row_sizes, row_strides = part([i for i in range(len(shape)) if i not in dim])
     classes, class_sizes, class_strides = part([i for i in range(len(shape)) if i in dim])
@@ -66,7 +67,7 @@ def _geometry(shape: tuple[int, ...], dim: tuple[int, ...], *strides: tuple[int,
 
 @dataclass(frozen=True)
 class Tile:
-    """Constants of a compiled kernel: `looped` kernels walk over a row tile by tile, others hold whole rows."""
+    """Constants of a compiled kernel: a `looped` one walks over rows tile by tile, others hold whole rows."""
 
     rows: int
     lanes: int

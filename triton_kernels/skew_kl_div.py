@@ -13,8 +13,8 @@ def formula(p: tl.tensor, q: tl.tensor, d: tl.tensor, v: tl.tensor, param: tl.te
     share = 1 - param
     u, _ = log_mixture(share, v)
     mixture = param * p + share * q
-    possible = mixture > 0
-    return bregman(p, u, share * d), tl.where(possible, share * share * d / tl.where(possible, mixture, 1.0), 0.0)
+    score = share * share * d / tl.where(mixture == 0, 1.0, mixture)
+    return bregman(p, u, share * d), score
 
 
 MEMBER = Divergence(formula, score="sum", infinite="never")

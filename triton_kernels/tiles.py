@@ -1,7 +1,9 @@
 """Reading and writing tiles [rows, lanes, steps] of logits, at any strides.
 
-A view of the logits is a tuple (n_classes, class sizes, student at its rows, student's class strides, teacher at its
-rows, teacher's class strides); "at its rows" are pointers [rows, 1, 1]. Offsets are int64 throughout.
+A view is all that a program knows about where its logits are, a tuple of
+  n_classes, sizes of the class dims, class numbers [lanes, steps] of tile 0,
+  pointers [rows, 1, 1] to the student's rows, strides of its class dims, and the same of the teacher.
+Offsets and class numbers are int64 throughout.
 """
 
 import triton
@@ -12,7 +14,7 @@ from .common import element_offset
 
 @triton.jit
 def row_weights(mask, row, n_rows, TYPE: tl.constexpr):
-    """The rows' weights, and which of them are read: those that exist and that the mask does not drop."""
+    """The rows' weights, and which rows are read: those that exist and that the mask does not drop."""
     if mask is None:
         weight = tl.full(row.shape, 1.0, TYPE)
     else:
@@ -21,69 +23,69 @@ def row_weights(mask, row, n_rows, TYPE: tl.constexpr):
 
 
 @triton.jit
-def at_rows(pointer, row, row_sizes, row_strides):
+def at_rows(pointer, row, sizes, strides):
     """Pointers [rows, 1, 1] to the rows' first elements."""
-    return pointer + element_offset(row, row_sizes, row_strides)[:, None, None]
+    return pointer + element_offset(row, sizes, strides)[:, None, None]
 
 
 @triton.jit
-def tile_classes(tile, LANES: tl.constexpr, STEPS: tl.constexpr):
-    """A tile's class numbers, int64 [lanes, steps]; steps are adjacent."""
-    lane = tl.cast(tile, tl.int64) * LANES + tl.arange(0, LANES)
-    return lane[:, None] * STEPS + tl.arange(0, STEPS)[None, :]
-
-
-@triton.jit
-def logits(student, teacher, row, n_classes, row_sizes, class_sizes, row_strides, class_strides):
-    """The view of the logits of `row`; see above."""
+def view_logits(
+    student, teacher, row, n_classes, row_sizes, class_sizes, row_strides, class_strides, LANES: tl.constexpr,
+    STEPS: tl.constexpr,
+):  # fmt: skip
+    """The view of rows `row`; steps are adjacent classes."""
+    classes = tl.arange(0, LANES).to(tl.int64)[:, None] * STEPS + tl.arange(0, STEPS)[None, :]
     s_rows = at_rows(student, row, row_sizes, row_strides[0])
     t_rows = at_rows(teacher, row, row_sizes, row_strides[1])
-    return n_classes, class_sizes, s_rows, class_strides[0], t_rows, class_strides[1]
+    return n_classes, class_sizes, classes, s_rows, class_strides[0], t_rows, class_strides[1]
+
+
+@triton.jit
+def tile_width(view):
+    """Classes in a tile."""
+    return view[2].shape[0] * view[2].shape[1]
 
 
 @triton.jit
 def inside_tile(view, wanted, classes, FULL: tl.constexpr):
-    """Which elements of a tile exist, for rows `wanted`; None if all do. A FULL tile of a single row is wanted."""
-    if FULL:
-        if wanted.shape[0] == 1:
-            return None
-        else:
-            return wanted[:, None, None] & (classes >= 0)[None, :, :]
-    else:
+    """Which elements of a tile exist, for rows `wanted`; simply all of them in a full tile of a single row."""
+    if not FULL:
         return wanted[:, None, None] & (classes < view[0])[None, :, :]
-
-
-@triton.jit
-def load_tile(view, read, tile, FULL: tl.constexpr, TYPE: tl.constexpr, LANES: tl.constexpr, STEPS: tl.constexpr):
-    """Student and teacher logits of tile number `tile`; what is not to be read is an impossible class."""
-    _, sizes, student, student_strides, teacher, teacher_strides = view
-    classes = tile_classes(tile, LANES, STEPS)
-    s_at = student + element_offset(classes, sizes, student_strides)[None, :, :]
-    t_at = teacher + element_offset(classes, sizes, teacher_strides)[None, :, :]
-    inside = inside_tile(view, read, classes, FULL)
-    if inside is None:
-        return tl.load(s_at).to(TYPE), tl.load(t_at).to(TYPE)
+    elif wanted.shape[0] > 1:
+        return wanted[:, None, None]
     else:
-        s = tl.load(s_at, mask=inside, other=-float("inf"))
-        t = tl.load(t_at, mask=inside, other=-float("inf"))
-        return s.to(TYPE), t.to(TYPE)
+        return tl.full((1, 1, 1), True, tl.int1)  # the compiler drops a mask that it knows to be true
 
 
 @triton.jit
-def store_tile(view, grad, tile, value, FULL: tl.constexpr, LANES: tl.constexpr, STEPS: tl.constexpr):
-    """Stores a tile of the gradient, rounded once. grad: pointers [rows, 1, 1], class strides, which rows exist."""
-    at, strides, exists = grad
-    classes = tile_classes(tile, LANES, STEPS)
-    at = at + element_offset(classes, view[1], strides)[None, :, :]
-    inside = inside_tile(view, exists, classes, FULL)
+def load_tile(view, wanted, tile, TYPE: tl.constexpr, FULL: tl.constexpr):
+    """Student and teacher logits of tile number `tile`; what is not wanted is an impossible class.
+
+    FULL: no class of the tile is past the last; a single row is then read whether it is wanted or not.
+    """
+    classes = view[2] + tl.cast(tile, tl.int64) * tile_width(view)
+    inside = inside_tile(view, wanted, classes, FULL)
+    s_at = view[3] + element_offset(classes, view[1], view[4])[None, :, :]
+    t_at = view[5] + element_offset(classes, view[1], view[6])[None, :, :]
+    s = tl.load(s_at, mask=inside, other=-float("inf"))
+    t = tl.load(t_at, mask=inside, other=-float("inf"))
+    return s.to(TYPE), t.to(TYPE)
+
+
+@triton.jit
+def store_tile(view, grad, tile, value, FULL: tl.constexpr):
+    """Stores a tile of the gradient, rounded once; grad = pointers [rows, 1, 1], class strides, live rows."""
+    classes = view[2] + tl.cast(tile, tl.int64) * tile_width(view)
+    at = grad[0] + element_offset(classes, view[1], grad[1])[None, :, :]
+    inside = inside_tile(view, grad[2], classes, FULL)
     tl.store(at, value.to(at.dtype.element_ty), mask=inside, eviction_policy="evict_first")
 
 
 @triton.jit
-def first_gap(view, read, TYPE: tl.constexpr):
-    """t - s of class 0 of the rows `read`, or 0 where that is not a finite number; [rows]."""
-    read = (read & (view[0] > 0))[:, None, None]
-    s = tl.load(view[2], mask=read, other=0.0).to(TYPE)
-    t = tl.load(view[4], mask=read, other=0.0).to(TYPE)
+def first_gap(view, wanted, TYPE: tl.constexpr):
+    """t - s of class 0 of the rows `wanted`, or 0 where that is not a finite number; [rows]."""
+    wanted = (wanted & (view[0] > 0))[:, None, None]
+    s = tl.load(view[3], mask=wanted, other=0.0).to(TYPE)
+    t = tl.load(view[5], mask=wanted, other=0.0).to(TYPE)
     gap = tl.sum(tl.sum(t - s, 2), 1)  # over dims of size 1
     return tl.where(tl.abs(gap) < float("inf"), gap, 0.0)

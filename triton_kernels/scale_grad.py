@@ -27,9 +27,9 @@ def scale_kernel(grad, factor, n, sizes, strides, BLOCK: tl.constexpr):
 
 
 def scale_grad_(grad: Tensor, factor: Tensor) -> None:
-    """grad: any dtype and strides, no two elements in one place; factor: 0-d float32 or float64, on grad's device."""
-    order = sorted(range(grad.dim()), key=lambda d: grad.stride(d), reverse=True)
-    sizes, (strides,) = merge_dims(tuple(grad.size(d) for d in order), (tuple(grad.stride(d) for d in order),))
+    """grad: any dtype and strides, no two elements in one place; factor: 0-d float32 or float64."""
+    order = sorted(range(grad.dim()), key=grad.stride, reverse=True)
+    sizes, (strides,) = merge_dims(tuple(map(grad.size, order)), (tuple(map(grad.stride, order)),))
     arguments = (grad, factor, grad.numel(), sizes, strides)
     launch(scale_kernel, triton.cdiv(grad.numel(), BLOCK), arguments, BLOCK=BLOCK, num_warps=8)
 
