@@ -1,5 +1,41 @@
 """The losses and layers as modules, drop-in beside torch.nn."""
 
+from kdfast.nn.class_means import ClassMeans
+from kdfast.nn.feature_losses import (
+    AttentionTransferLoss,
+    BoxLoss,
+    BoxWeightedMSELoss,
+    ChannelWiseKLLoss,
+    CosineDistanceLoss,
+    DiceDiversityLoss,
+    FGDLoss,
+    HCLLoss,
+    HintMSELoss,
+    MGDLoss,
+    MaskedMSELoss,
+    NDLoss,
+    NormalizedMSELoss,
+    RKDLoss,
+    SimilarityPreservingLoss,
+)
 from kdfast.nn.losses import KLDivLoss
 
-__all__ = ["KLDivLoss"]
+__all__ = [
+    "AttentionTransferLoss",
+    "BoxLoss",
+    "BoxWeightedMSELoss",
+    "ChannelWiseKLLoss",
+    "ClassMeans",
+    "CosineDistanceLoss",
+    "DiceDiversityLoss",
+    "FGDLoss",
+    "HCLLoss",
+    "HintMSELoss",
+    "KLDivLoss",
+    "MGDLoss",
+    "MaskedMSELoss",
+    "NDLoss",
+    "NormalizedMSELoss",
+    "RKDLoss",
+    "SimilarityPreservingLoss",
+]
