@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import os
 import pickle
 import subprocess
@@ -354,6 +355,14 @@ def test_own_adapters() -> None:
     assert adapter.weight.grad is not None
 
 
+def test_lazy_adapters_are_built_at_construction() -> None:
+    adapter = nn.Sequential(nn.LazyLinear(9), nn.LazyBatchNorm1d(), nn.ReLU(), nn.LazyLinear(7))
+    d = Distiller(mlp(5), mlp(7), [Term(nn.MSELoss(), "0", "0", adapter=adapter)])
+    assert adapter[0].weight.shape == (9, 5) and adapter[3].weight.shape == (7, 9)
+    assert not adapter[1].running_mean.any() and adapter.training
+    d(X).loss.backward()
+
+
 # ---- what does not fit ----
 
 
@@ -488,6 +497,15 @@ def test_copies_are_independent(clone) -> None:
     assert not torch.equal(twin(X).loss, d(X).loss)
     twin.export_student()
     assert d.student[0]._forward_hooks and not twin.student[0]._forward_hooks
+
+
+def test_hooks_go_with_the_distiller() -> None:
+    student, teacher = mlp(), mlp(seed=1)
+    d = Distiller(student, teacher, [Term(nn.MSELoss(), "0", "0")])
+    d(X)
+    del d
+    gc.collect()
+    assert not any(m._forward_hooks for model in (student, teacher) for m in model.modules())
 
 
 def test_functions_that_cannot_be_pickled_raise() -> None:

@@ -10,6 +10,7 @@ saved or trained.
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -93,6 +94,10 @@ class Distiller(nn.Module):
         if teacher is not None:
             self._teacher_taps = Recorder(teacher, [t.teacher for t in terms], role="teacher")
             self._frozen = Frozen(teacher, dtype=teacher_dtype, grad=False)
+            weakref.finalize(
+                self, self._teacher_taps.detach
+            ).atexit = False  # the hooks go with the Distiller
+        weakref.finalize(self, self._student_taps.detach).atexit = False
         like = next(student.parameters(), torch.empty(0))
         self.register_buffer("progress", torch.zeros((), dtype=torch.float32, device=like.device))
         build_adapters(list(self.terms), student, teacher, self._example_features, example_inputs)

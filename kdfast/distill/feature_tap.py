@@ -6,12 +6,13 @@ nothing and hold nothing.
 
 In-place writes. `ReLU(inplace=True)` after a tapped module, or a ResNet's `out += identity`, would overwrite
 the feature. Each tensor has a version counter, so the first forward notes copies and looks which features
-were written to; only those are copied from then on. A compiled graph always copies: there the copy is fused
-away.
+were written to; only those are copied from then on. A compiled graph cannot look, and always copies: there
+the compiler fuses the copy with what reads it.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -119,6 +120,10 @@ class Recorder:
 
     def _check_overwritten(self, calls: dict[str, list]) -> None:
         for path, entries in calls.items():
+            # What a compiled part of the forward noted is a copy already, and tells nothing.
+            entries = [entry for entry in entries if entry[2] is not None]
+            if not entries:
+                continue
             written = any(_versions(original) != versions for original, _, versions in entries)
             known = self._overwritten.get(path)
             self._overwritten[path] = written or bool(known)
@@ -168,6 +173,7 @@ class FeatureTap(nn.Module):
         self.model = model
         self.paths = dict(paths)
         self._recorder = Recorder(model, list(self.paths.values()))
+        weakref.finalize(self, self._recorder.detach).atexit = False  # the hooks go with the tap
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         output, features = self._recorder.run(self.model, args, kwargs)
