@@ -99,7 +99,7 @@ class BoundTerm(nn.Module):
                 ) from None
 
     def build(self, student: Any, teacher: Any, model: nn.Module) -> None:
-        """adapter="auto" from example features. (A lazy module builds itself as it first sees its feature.)"""
+        """adapter="auto" from example features. (A lazy module builds itself when it sees its feature.)"""
         self.is_open = False
         if self.adapter is not None:
             return

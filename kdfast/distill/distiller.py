@@ -19,8 +19,8 @@ from torch import nn
 
 from kdfast.distill.bound_term import BoundTerm, scalar
 from kdfast.distill.build import build_adapters, quiet
-from kdfast.distill.feature_tap import Recorder, check_module, refuse_compiled
 from kdfast.distill.frozen import Frozen
+from kdfast.distill.recorder import Recorder, check_module, refuse_compiled
 from kdfast.distill.term import Term, unique_names
 
 
