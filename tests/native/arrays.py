@@ -23,8 +23,9 @@ def store(x: np.ndarray, dtype: str) -> np.ndarray:
 def numbers(x: np.ndarray) -> np.ndarray:
     """The float64 values of stored numbers."""
     if x.dtype == np.uint16:
-        return (x.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    return x.astype(np.float64)
+        x = (x.astype(np.uint32) << 16).view(np.float32)
+    with np.errstate(invalid="ignore"):  # signalling NaN
+        return x.astype(np.float64)
 
 
 def filled(shape: tuple[int, ...], dtype: str) -> np.ndarray:
