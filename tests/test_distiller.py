@@ -550,8 +550,11 @@ def test_replay() -> None:
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compile_to_one_graph(backend) -> None:
+    from kdfast.nn import KLDivLoss
+
     def make() -> Distiller:
         terms = [Term(nn.MSELoss(), "0", "0", adapter="auto", warmup=4), Term(SquaredError(), weight=2.0)]
+        terms.append(Term(KLDivLoss(temperature=4.0)))
         return pair(*terms, task_loss=F.cross_entropy)
 
     torch.manual_seed(0)
@@ -575,8 +578,11 @@ def test_compile_to_one_graph(backend) -> None:
         compiled(X, target=Y)
     d.attach()
     torch.testing.assert_close(compiled(X, target=Y).loss, want.loss)
+    for rows in (2, 1):
+        torch.testing.assert_close(compiled(X[:rows], target=Y[:rows]), plain(X[:rows], target=Y[:rows]))
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_gradients_of_one(tmp_path) -> None:
     """DDP, compiled DDP and FSDP2 on two gloo ranks of this machine; ended after three minutes."""
     script = Path(__file__).with_name("distill_ranks.py")
@@ -655,6 +661,7 @@ def test_activation_checkpointing() -> None:
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 def test_features_that_gradients_cannot_reach() -> None:
     d = Distiller(Checkpointed(True), Checkpointed(None), [Term(nn.MSELoss(), "block.0", "block.0")])
     with pytest.raises(

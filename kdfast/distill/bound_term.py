@@ -72,9 +72,7 @@ class BoundTerm(nn.Module):
         return self.weight * (progress / self.warmup).clamp(max=1) if self.warmup else self.weight
 
     def adapt(self, student: Any, teacher: Any) -> Any:
-        """The student's feature as the loss gets it; ValueError if it must have the teacher's shape and has
-        not.
-        """
+        """The student's feature as the loss gets it; ValueError where it lacks the shape it must have."""
         if isinstance(self.adapter, AutoAdapter):
             self._need_tensors(student, teacher)
             student = self._explained(self.adapter, (student, teacher.shape), student, teacher)

@@ -94,10 +94,8 @@ class Distiller(nn.Module):
         if teacher is not None:
             self._teacher_taps = Recorder(teacher, [t.teacher for t in terms], role="teacher")
             self._frozen = Frozen(teacher, dtype=teacher_dtype, grad=False)
-            weakref.finalize(
-                self, self._teacher_taps.detach
-            ).atexit = False  # the hooks go with the Distiller
-        weakref.finalize(self, self._student_taps.detach).atexit = False
+        for taps in filter(None, (self._student_taps, self._teacher_taps)):
+            weakref.finalize(self, taps.detach).atexit = False  # the hooks go with the Distiller
         like = next(student.parameters(), torch.empty(0))
         self.register_buffer("progress", torch.zeros((), dtype=torch.float32, device=like.device))
         build_adapters(list(self.terms), student, teacher, self._example_features, example_inputs)
@@ -135,8 +133,7 @@ class Distiller(nn.Module):
         return DistillerOutput(sum(parts[1:], parts[0]), values, output, teacher_output)
 
     def set_progress(self, x: float | torch.Tensor) -> None:
-        """Say how far training is, in the units of the terms' warm-ups (recipes pass epochs, fractions
-        included)."""
+        """Say how far training is, in the units of the terms' warm-ups (recipes pass epochs, also parts)."""
         if not isinstance(x, torch.Tensor) and not (math.isfinite(x) and x >= 0):
             raise ValueError(f"progress must be a finite number of at least 0, got {x!r}")
         self.progress.fill_(x)

@@ -23,8 +23,7 @@ from kdfast.distill.paths import find_module, select, split_path
 
 
 class _Hook:
-    """The forward hook of one module. Not a closure: a copied or pickled model takes its own recorder
-    along."""
+    """The forward hook of one module. Not a closure, so that copies of a model get a recorder of their own."""
 
     def __init__(self, recorder: Recorder, path: str):
         self.recorder = recorder
