@@ -23,7 +23,7 @@ from kdfast.distill.paths import find_module, select, split_path
 
 
 class _Hook:
-    """The forward hook of one module. Not a closure, so that copies of a model get a recorder of their own."""
+    """The forward hook of one module. Not a closure, so that copies of a model have their own recorder."""
 
     def __init__(self, recorder: Recorder, path: str):
         self.recorder = recorder
