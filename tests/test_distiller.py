@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import os
 import pickle
 import subprocess
@@ -354,6 +355,14 @@ def test_own_adapters() -> None:
     assert adapter.weight.grad is not None
 
 
+def test_lazy_adapters_are_built_at_construction() -> None:
+    adapter = nn.Sequential(nn.LazyLinear(9), nn.LazyBatchNorm1d(), nn.ReLU(), nn.LazyLinear(7))
+    d = Distiller(mlp(5), mlp(7), [Term(nn.MSELoss(), "0", "0", adapter=adapter)])
+    assert adapter[0].weight.shape == (9, 5) and adapter[3].weight.shape == (7, 9)
+    assert not adapter[1].running_mean.any() and adapter.training
+    d(X).loss.backward()
+
+
 # ---- what does not fit ----
 
 
@@ -490,6 +499,15 @@ def test_copies_are_independent(clone) -> None:
     assert d.student[0]._forward_hooks and not twin.student[0]._forward_hooks
 
 
+def test_hooks_go_with_the_distiller() -> None:
+    student, teacher = mlp(), mlp(seed=1)
+    d = Distiller(student, teacher, [Term(nn.MSELoss(), "0", "0")])
+    d(X)
+    del d
+    gc.collect()
+    assert not any(m._forward_hooks for model in (student, teacher) for m in model.modules())
+
+
 def test_functions_that_cannot_be_pickled_raise() -> None:
     with pytest.raises((pickle.PicklingError, AttributeError)):
         pickle.dumps(pair(Term(lambda s, t: (s - t).mean())))
@@ -532,8 +550,11 @@ def test_replay() -> None:
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compile_to_one_graph(backend) -> None:
+    from kdfast.nn import KLDivLoss
+
     def make() -> Distiller:
         terms = [Term(nn.MSELoss(), "0", "0", adapter="auto", warmup=4), Term(SquaredError(), weight=2.0)]
+        terms.append(Term(KLDivLoss(temperature=4.0)))
         return pair(*terms, task_loss=F.cross_entropy)
 
     torch.manual_seed(0)
@@ -557,8 +578,11 @@ def test_compile_to_one_graph(backend) -> None:
         compiled(X, target=Y)
     d.attach()
     torch.testing.assert_close(compiled(X, target=Y).loss, want.loss)
+    for rows in (2, 1):
+        torch.testing.assert_close(compiled(X[:rows], target=Y[:rows]), plain(X[:rows], target=Y[:rows]))
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_gradients_of_one(tmp_path) -> None:
     """DDP, compiled DDP and FSDP2 on two gloo ranks of this machine; ended after three minutes."""
     script = Path(__file__).with_name("distill_ranks.py")
@@ -637,6 +661,7 @@ def test_activation_checkpointing() -> None:
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 def test_features_that_gradients_cannot_reach() -> None:
     d = Distiller(Checkpointed(True), Checkpointed(None), [Term(nn.MSELoss(), "block.0", "block.0")])
     with pytest.raises(

@@ -156,6 +156,27 @@ def test_compiles_to_one_graph_with_the_same_numbers(backend) -> None:
         torch.testing.assert_close(ours.grad, theirs.grad)
 
 
+def test_a_forward_compiled_in_pieces() -> None:
+    class Broken(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(4)
+            self.first, self.second = mlp(), nn.Sequential(nn.Linear(2, 2), nn.ReLU(inplace=True))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.first(x)
+            torch._dynamo.graph_break()
+            return self.second(x)
+
+    model, plain = Broken(), Broken()
+    paths = {"f": "first.0", "g": "second.0"}
+    tap = FeatureTap(model, paths)
+    compiled = torch.compile(tap, backend="aot_eager")
+    want = FeatureTap(plain, paths)(X)
+    for call in (compiled, compiled, tap, compiled):
+        torch.testing.assert_close(call(X), want)
+
+
 @pytest.mark.parametrize("make", [lambda m: torch.compile(m), lambda m: (m.compile(), m)[1]])
 def test_a_compiled_model_is_refused(make) -> None:
     with pytest.raises(RuntimeError, match="compiled already"):

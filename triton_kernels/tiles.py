@@ -48,7 +48,7 @@ def tile_width(view):
 
 @triton.jit
 def inside_tile(view, wanted, classes, FULL: tl.constexpr):
-    """Which elements of a tile exist, for rows `wanted`; simply all of them in a full tile of a single row."""
+    """Which elements of a tile exist, for rows `wanted`; all of them in a full tile of a single row."""
     if not FULL:
         return wanted[:, None, None] & (classes < view[0])[None, :, :]
     elif wanted.shape[0] > 1:
