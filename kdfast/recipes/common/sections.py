@@ -84,7 +84,7 @@ def add_loss_share(report: Report, share: Mapping[str, Any], *, note: str = "") 
     loss = share["loss"]
     rows = [(name, f"{loss[name]:.3f}", f"{share['share'][name]:.1%}") for name in loss]
     how = (
-        "All loss terms, forward and backward, on the same tensors of one batch; medians of interleaved runs. "
+        "All loss terms, forward and backward, on one batch's tensors; medians of interleaved runs. "
         f"Forward and backward of the whole step take {share['step']:.1f} ms."
     )
     columns = ("loss computed by", "ms", "share of the step")
