@@ -53,7 +53,9 @@ def _load_cuda() -> str | None:
 def _load_triton() -> str | None:
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if not interpreted and not torch.cuda.is_available():
-        return "there is no GPU (TRITON_INTERPRET=1, set before Python starts, runs Triton kernels on the CPU)"
+        return (
+            "there is no GPU (TRITON_INTERPRET=1, set before Python starts, runs Triton kernels on the CPU)"
+        )
     try:
         importlib.import_module("kdfast.triton_kernels")
     except ImportError as error:
@@ -106,9 +108,7 @@ def _choose(device: str, triton_first: bool) -> str:
 
 
 _KNOWN_DEVICES = ("cpu", "cuda")
-_CHOICE = {
-    (device, first): _choose(device, first) for device in _KNOWN_DEVICES for first in (False, True)
-}
+_CHOICE = {(device, first): _choose(device, first) for device in _KNOWN_DEVICES for first in (False, True)}
 
 
 def of(x: Tensor, op: str = "") -> str:
@@ -119,7 +119,9 @@ def of(x: Tensor, op: str = "") -> str:
     if _asked is not None:
         reason = reason_against(_asked, x)
         if reason is not None:
-            raise RuntimeError(f"backend {_asked!r} was asked for, but cannot serve {x.device.type} tensors: {reason}")
+            raise RuntimeError(
+                f"backend {_asked!r} was asked for, but cannot serve {x.device.type} tensors: {reason}"
+            )
         return _asked
     return _CHOICE.get((x.device.type, op in TRITON_FIRST and x.device.type == "cuda"), "reference")
 

@@ -38,7 +38,9 @@ def wave(rows: int, classes: int, scale: float, phase: float) -> Tensor:
     return (scale * torch.sin(k + phase)).reshape(rows, classes)
 
 
-def logits(shape: Sequence[int], dtype: torch.dtype, kind: str = "plain", seed: int = 0) -> tuple[Tensor, Tensor]:
+def logits(
+    shape: Sequence[int], dtype: torch.dtype, kind: str = "plain", seed: int = 0
+) -> tuple[Tensor, Tensor]:
     """Student and teacher: "plain" N(0, 1); "peaky", with a spike as language models have it; "near" each other."""
     generator = torch.Generator().manual_seed(seed)
     student, teacher = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
@@ -75,7 +77,9 @@ def logit_cases(dtype: torch.dtype) -> Iterator[Case]:
     yield Case("one row", (student[0],), (teacher[0],), {"dim": 0})
     mask = torch.tensor([True, False, True, True, False, True])
     yield Case("mask", (student,), (teacher,), {"mask": mask, "reduction": "mean"})
-    yield Case("weights", (student,), (teacher,), {"mask": mask * torch.linspace(0.5, 2, 6), "reduction": "mean"})
+    yield Case(
+        "weights", (student,), (teacher,), {"mask": mask * torch.linspace(0.5, 2, 6), "reduction": "mean"}
+    )
 
 
 def as_double(x: Any) -> Any:
@@ -102,7 +106,9 @@ def _within(name: str, ours: Tensor, plain: Tensor, truth: Tensor, eps: float) -
     ours, plain, truth = (torch.where(special, 0, x.double()) for x in (ours, plain, truth))
     error, allowed = (ours - truth).norm(), 2 * (plain - truth).norm() + eps * truth.norm()
     tiny = 1e-13 * (1 + ours.numel()) ** 0.5  # the definition's own rounding in float64
-    assert error <= allowed + tiny, f"{name}: error {error:.3e}, allowed {allowed:.3e}, size {truth.norm():.3e}"
+    assert error <= allowed + tiny, (
+        f"{name}: error {error:.3e}, allowed {allowed:.3e}, size {truth.norm():.3e}"
+    )
 
 
 def check_op(function: Callable, reference: Callable, cases: Iterator[Case], device: str = "cpu") -> int:
@@ -118,7 +124,9 @@ def check_op(function: Callable, reference: Callable, cases: Iterator[Case], dev
             assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32), case.name
             assert value.shape == true_values[i].shape, f"{case.name}: shape {value.shape}"
             assert torch.equal(value, again[i]), f"{case.name}: two runs differ"
-            _within(f"{case.name}: value {i}", value, plain_values[i], true_values[i], VALUE_EPS.get(dtype, 3e-7))
+            _within(
+                f"{case.name}: value {i}", value, plain_values[i], true_values[i], VALUE_EPS.get(dtype, 3e-7)
+            )
         for i, grad in enumerate(grads):
             assert grad.dtype == case.inputs[i].dtype and grad.shape == case.inputs[i].shape, case.name
             assert torch.equal(grad, grads_again[i]), f"{case.name}: two runs differ"

@@ -1,6 +1,7 @@
 """The CUDA kernels of csrc, run on the emulated device against textbook definitions in extended precision.
 
-KDFAST_NATIVE_FULL=1 (make sanitize) runs every combination; otherwise each test takes the sizes in turn.
+KDFAST_NATIVE_FULL=1 (make sanitize) runs every combination; otherwise kl_div runs nearly all, and its relatives, which
+share its kernels, a third.
 """
 
 import os
@@ -114,7 +115,9 @@ def check(native, case):
     )
     wide = case.compute == "float64"
     np.testing.assert_array_equal(result.weight, weight)
-    np.testing.assert_allclose(result.value, value, rtol=1e-10 if wide else 3e-5, atol=1e-17)
+    # Total variation is a sum of |q - p| as it is; the others are sums of terms that vanish with the square of it.
+    linear = 1e-7 * case.temperature**2 if case.name == "tv_dist" and not wide else 0.0
+    np.testing.assert_allclose(result.value, value, rtol=1e-10 if wide else 3e-5, atol=1e-17 + linear)
     assert (result.value >= 0).all()
     # Whole tensors to 1e-5 (the required budget), single numbers to the rounding of p and q.
     budget = (1e-12 if wide else 1e-5) + ROUNDING[case.student]
@@ -122,14 +125,20 @@ def check(native, case):
     for grad in (result.grad, result.grad_again):
         error = abs(grad - gradient)
         assert (error <= budget * abs(gradient) + scale + SMALLEST[case.student]).all(), case
-        smallest = SMALLEST[case.student] * np.sqrt(error.size)
+        smallest = (SMALLEST[case.student] + 1e-18) * np.sqrt(error.size)  # 1e-18: the definition's own rounding
         assert np.linalg.norm(error) <= budget * np.linalg.norm(gradient) + smallest, case
     return result
 
 
-def sizes(columns=kernels.COLUMNS):
-    rows = kernels.ROWS if FULL else (1, 3)
-    return [(r, c) for c in columns for r in rows]
+def sizes(name, layout, student, teacher):
+    """(rows, cols) of a test; which third of them changes with what else it tries."""
+    columns = kernels.COLUMNS + kernels.WIDE_COLUMNS
+    if FULL:
+        return [(rows, cols) for cols in columns for rows in kernels.ROWS]
+    if name == "kl_div":
+        return [(1 + 2 * (i % 2), cols) for i, cols in enumerate(kernels.COLUMNS)]
+    turn = len(layout) + ALL_DTYPES.index((student, teacher))
+    return [(3, cols) for cols in columns[turn % 3 :: 3]]
 
 
 @NAMES
@@ -137,10 +146,8 @@ def sizes(columns=kernels.COLUMNS):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_sizes_dtypes_strides(native, name, student, teacher, layout):
     native.set_device(order="shuffled", seed=len(layout))
-    wide = kernels.WIDE_COLUMNS if FULL or student == teacher == "bfloat16" else ()
-    for rows, cols in sizes(kernels.COLUMNS + wide):
-        if rows > 0:
-            check(native, Case(name, rows, cols, student, teacher, layout))
+    for rows, cols in sizes(name, layout, student, teacher):
+        check(native, Case(name, rows, cols, student, teacher, layout))
 
 
 @NAMES
@@ -154,10 +161,10 @@ def test_near_and_far(native, name, dtype, distance):
 @NAMES
 @pytest.mark.parametrize("layout", ["aligned", "columns"])
 @pytest.mark.parametrize("dtype", kernels.DTYPES)
-@pytest.mark.parametrize("cols", [1, 5, 40, 1100])
-def test_masks_and_impossible_classes(native, name, dtype, layout, cols):
-    case = Case(name, 23, cols, dtype, dtype, layout, masked=True)
-    for order, seed in kernels.ORDERS:
+@pytest.mark.parametrize(("rows", "cols"), [(23, 1), (23, 5), (11, 40), (5, 1100)])
+def test_masks_and_impossible_classes(native, name, dtype, layout, rows, cols):
+    case = Case(name, rows, cols, dtype, dtype, layout, masked=True)
+    for order, seed in kernels.ORDERS if FULL else kernels.ORDERS[-1:]:
         native.set_device(order=order, seed=seed)
         check(native, case)
         check(native, replace(case, masked=False, impossible=True))
@@ -181,8 +188,8 @@ def test_same_bits_in_every_order(native, name, layout):
 def test_more_rows_than_the_grid_has_teams(native, name):
     """Blocks then take several rows, one after the other, through the same shared memory."""
     native.set_device(order="shuffled", multiprocessors=1)
-    check(native, Case(name, 150, 1100, masked=True))
-    check(native, Case(name, 2100, 60, masked=True))
+    check(native, Case(name, 70, 1100, masked=True))
+    check(native, Case(name, 520, 130, masked=True))
     check(native, Case(name, 16500, 3, layout="columns"))
 
 
@@ -271,6 +278,19 @@ def test_sum_mask(native, rows, dtype):
     np.testing.assert_allclose(to, mask.astype(float).sum(), rtol=1e-6)
 
 
+@pytest.mark.parametrize("factor", [1.0, 0.3])
+@pytest.mark.parametrize("factor_dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", kernels.DTYPES)
+def test_scale_grad(native, dtype, factor_dtype, factor):
+    for n in (*kernels.COLUMNS, *kernels.WIDE_COLUMNS):
+        grad = store(np.random.default_rng(n).normal(size=n), dtype)
+        expected = store(numbers(grad) * np.array(factor, factor_dtype).astype(float), dtype)
+        native.scale_grad(grad, np.array([factor], factor_dtype))
+        np.testing.assert_allclose(numbers(grad), numbers(expected), rtol=2 * ROUNDING[dtype])
+        if factor == 1.0:
+            np.testing.assert_array_equal(grad, expected)
+
+
 def test_every_kernel_has_run(native):
     """Every __global__ function of csrc/cuda ran to its end on the emulated device, here or in a test before."""
     for name in kernels.DIVERGENCES:
@@ -278,5 +298,6 @@ def test_every_kernel_has_run(native):
     value = np.ones(9000, np.float32)
     native.reduce_rows(value, value.copy(), filled((1,), "float32"), filled((1,), "float32"), reduction=1)
     native.sum_mask(value, filled((1,), "float32"))
+    native.scale_grad(value, np.ones(1, np.float32))
     run_names = {name.split("<")[0].split("::")[-1] for name in native.kernels_run()}
     assert set(kernels.KERNELS) <= run_names

@@ -18,7 +18,7 @@ from kdfast.nn.feature_losses import (
     RKDLoss,
     SimilarityPreservingLoss,
 )
-from kdfast.nn.losses import KLDivLoss
+from kdfast.nn.losses import JSDivLoss, KLDivLoss, ReverseKLDivLoss, SkewKLDivLoss, TVDistLoss
 
 __all__ = [
     "AttentionTransferLoss",
@@ -31,11 +31,15 @@ __all__ = [
     "FGDLoss",
     "HCLLoss",
     "HintMSELoss",
+    "JSDivLoss",
     "KLDivLoss",
     "MGDLoss",
     "MaskedMSELoss",
     "NDLoss",
     "NormalizedMSELoss",
     "RKDLoss",
+    "ReverseKLDivLoss",
     "SimilarityPreservingLoss",
+    "SkewKLDivLoss",
+    "TVDistLoss",
 ]

@@ -111,15 +111,14 @@ def divergence(
         temperature**2 if scale_t2 else 1.0,
         0.0 if param is None else param[1],
         code,
-        code != 0
-        and student.requires_grad
-        and torch.is_grad_enabled()
-        and student.dtype != torch.float16,
+        code != 0 and student.requires_grad and torch.is_grad_enabled() and student.dtype != torch.float16,
     )[0]
     return value if batch == 1 else value / batch
 
 
-def _one_class_dim(student: Tensor, teacher: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor, list[int]]:
+def _one_class_dim(
+    student: Tensor, teacher: Tensor, dims: tuple[int, ...]
+) -> tuple[Tensor, Tensor, list[int]]:
     """Joins class dimensions into one, at the end: a view where memory allows it, else a copy."""
     if len(dims) > 1:
         last = list(range(-len(dims), 0))
@@ -176,7 +175,11 @@ def reference_rows(
     last = list(range(-len(dims), 0))
     compute = compute_type(student, teacher)
     s, t = (x.to(compute).movedim(dims, last).flatten(-len(dims)) for x in (student, teacher.detach()))
-    weight = torch.ones(s.shape[:-1], dtype=compute, device=s.device) if mask is None else mask.detach().to(compute)
+    weight = (
+        torch.ones(s.shape[:-1], dtype=compute, device=s.device)
+        if mask is None
+        else mask.detach().to(compute)
+    )
     counted = (s != -torch.inf).any(-1) & (t != -torch.inf).any(-1) & (weight != 0)
     s, t = (torch.where(counted.unsqueeze(-1), x / temperature, 0) for x in (s, t))
     value = row(s.log_softmax(-1), t.log_softmax(-1)) * (temperature**2 if scale_t2 else 1)
