@@ -1,8 +1,9 @@
 """Which kernels serve a tensor: the only place in Python that chooses.
 
-A backend is a namespace of ops with the same names: `native` (torch.ops.kdfast: C++ on the CPU, CUDA on NVIDIA GPUs),
-`triton` (torch.ops.kdfast_triton) and `reference` (each op's definition in plain PyTorch). Facts of the process are read
-once, when kdfast is imported, so that choosing costs nothing and torch.compile can trace it.
+A backend is a namespace of ops with the same names: `native` (torch.ops.kdfast: C++ on the CPU, CUDA on
+    NVIDIA GPUs), `triton` (torch.ops.kdfast_triton) and `reference` (each op's definition in plain PyTorch).
+    Facts of the process are read once, when kdfast is imported, so that choosing costs nothing and
+    torch.compile can trace it.
 """
 
 from __future__ import annotations
@@ -141,8 +142,8 @@ class use:  # noqa: N801 - reads as a verb, as torch.no_grad does
     Args:
         name: "native", "triton" or "reference"; "auto" gives the choice back to kdfast.
 
-    Raises ValueError for an unknown name. That a backend cannot run is said (RuntimeError) when an op is called, since
-    it depends on the tensors' device.
+    Raises ValueError for an unknown name. That a backend cannot run is said (RuntimeError) when an op is
+    called, since it depends on the tensors' device.
     """
 
     def __init__(self, name: str) -> None:

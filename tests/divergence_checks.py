@@ -73,7 +73,12 @@ def survives_any_range(function: Callable, reference: Callable, device: str) -> 
     """Logits hundreds apart, offsets, masks of -1e9: what the definition gives in float64."""
     generator = torch.Generator().manual_seed(2)
     student, teacher = (torch.randn(8, 40, generator=generator, dtype=torch.float64) for _ in range(2))
-    for change in (lambda x: 30 * x, lambda x: 300 * x, lambda x: x - 500, lambda x: x.clone().index_fill_(1, _first, -1e9)):
+    for change in (
+        lambda x: 30 * x,
+        lambda x: 300 * x,
+        lambda x: x - 500,
+        lambda x: x.clone().index_fill_(1, _first, -1e9),
+    ):
         pair = [change(x).float() for x in (student, teacher)]
         ours = function(*(x.to(device) for x in pair), reduction="none").cpu()
         truth = reference(*(x.double() for x in pair), reduction="none")

@@ -1,4 +1,5 @@
-"""Every loss of kdfast.functional as a module: a subclass of torch's `_Loss` with the function's option names."""
+"""Every loss of kdfast.functional as a module: a subclass of torch's `_Loss` with the function's option
+names."""
 
 from __future__ import annotations
 
