@@ -1,8 +1,9 @@
 """Which kernels serve a tensor: the only place in Python that chooses.
 
-A backend is a namespace of ops with the same names: `native` (torch.ops.kdfast: C++ on the CPU, CUDA on NVIDIA GPUs),
-`triton` (torch.ops.kdfast_triton) and `reference` (each op's definition in plain PyTorch). Facts of the process are read
-once, when kdfast is imported, so that choosing costs nothing and torch.compile can trace it.
+A backend is a namespace of ops with the same names: `native` (torch.ops.kdfast: C++ on the CPU, CUDA on
+    NVIDIA GPUs), `triton` (torch.ops.kdfast_triton) and `reference` (each op's definition in plain PyTorch).
+    Facts of the process are read once, when kdfast is imported, so that choosing costs nothing and
+    torch.compile can trace it.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ def _load_cuda() -> str | None:
 def _load_triton() -> str | None:
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if not interpreted and not torch.cuda.is_available():
-        return "there is no GPU (TRITON_INTERPRET=1, set before Python starts, runs Triton kernels on the CPU)"
+        return (
+            "there is no GPU (TRITON_INTERPRET=1, set before Python starts, runs Triton kernels on the CPU)"
+        )
     try:
         importlib.import_module("kdfast.triton_kernels")
     except ImportError as error:
@@ -106,9 +109,7 @@ def _choose(device: str, triton_first: bool) -> str:
 
 
 _KNOWN_DEVICES = ("cpu", "cuda")
-_CHOICE = {
-    (device, first): _choose(device, first) for device in _KNOWN_DEVICES for first in (False, True)
-}
+_CHOICE = {(device, first): _choose(device, first) for device in _KNOWN_DEVICES for first in (False, True)}
 
 
 def of(x: Tensor, op: str = "") -> str:
@@ -119,7 +120,9 @@ def of(x: Tensor, op: str = "") -> str:
     if _asked is not None:
         reason = reason_against(_asked, x)
         if reason is not None:
-            raise RuntimeError(f"backend {_asked!r} was asked for, but cannot serve {x.device.type} tensors: {reason}")
+            raise RuntimeError(
+                f"backend {_asked!r} was asked for, but cannot serve {x.device.type} tensors: {reason}"
+            )
         return _asked
     return _CHOICE.get((x.device.type, op in TRITON_FIRST and x.device.type == "cuda"), "reference")
 
@@ -139,8 +142,8 @@ class use:  # noqa: N801 - reads as a verb, as torch.no_grad does
     Args:
         name: "native", "triton" or "reference"; "auto" gives the choice back to kdfast.
 
-    Raises ValueError for an unknown name. That a backend cannot run is said (RuntimeError) when an op is called, since
-    it depends on the tensors' device.
+    Raises ValueError for an unknown name. That a backend cannot run is said (RuntimeError) when an op is
+    called, since it depends on the tensors' device.
     """
 
     def __init__(self, name: str) -> None:

@@ -70,8 +70,13 @@ def _dispatch(arguments: list[str]) -> int:
     info.add_argument(
         "--check", action="store_true", help="compute every op on every backend; exit 1 if one is wrong"
     )
+    commands.add_parser("class-means", help="build a teacher's class means for nd_loss", add_help=False)
     if arguments[:1] == ["distill"]:
         return _distill(arguments[1:])
+    if arguments[:1] == ["class-means"]:
+        from kdfast import class_means
+
+        return class_means.main(arguments[1:])
     given = parser.parse_args(arguments)
     if given.version:
         return _version()

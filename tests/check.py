@@ -2,9 +2,9 @@
 
     |ours - truth| <= 2 |the definition in the input's dtype - truth| + eps
 
-where truth is the definition in float64 on the same rounded inputs; in the L2 norm for gradients, by number for values.
-The definition in low precision is what a user would otherwise run, so "as accurate as plain PyTorch, twice over" holds
-without a tolerance that somebody chose; eps is the rounding of the result itself.
+where truth is the definition in float64 on the same rounded inputs; in the L2 norm for gradients, by number
+for values. The definition in low precision is what a user would otherwise run, so "as accurate as plain
+PyTorch, twice over" holds without a tolerance that somebody chose; eps is the rounding of the result itself.
 """
 
 from __future__ import annotations
@@ -38,8 +38,11 @@ def wave(rows: int, classes: int, scale: float, phase: float) -> Tensor:
     return (scale * torch.sin(k + phase)).reshape(rows, classes)
 
 
-def logits(shape: Sequence[int], dtype: torch.dtype, kind: str = "plain", seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Student and teacher: "plain" N(0, 1); "peaky", with a spike as language models have it; "near" each other."""
+def logits(
+    shape: Sequence[int], dtype: torch.dtype, kind: str = "plain", seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Student and teacher: "plain" N(0, 1); "peaky", with a spike as language models have it; "near" each
+    other."""
     generator = torch.Generator().manual_seed(seed)
     student, teacher = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
     if kind == "peaky":
@@ -52,7 +55,8 @@ def logits(shape: Sequence[int], dtype: torch.dtype, kind: str = "plain", seed: 
 
 
 def logit_cases(dtype: torch.dtype) -> Iterator[Case]:
-    """Shapes around the machine, strides, class dimensions, inputs: what every op on two sets of logits must take."""
+    """Shapes around the machine, strides, class dimensions, inputs: what every op on two sets of logits must
+    take."""
     for rows in ROWS:
         for classes in SIZES:
             student, teacher = logits((rows, classes), dtype, seed=rows + classes)
@@ -75,7 +79,9 @@ def logit_cases(dtype: torch.dtype) -> Iterator[Case]:
     yield Case("one row", (student[0],), (teacher[0],), {"dim": 0})
     mask = torch.tensor([True, False, True, True, False, True])
     yield Case("mask", (student,), (teacher,), {"mask": mask, "reduction": "mean"})
-    yield Case("weights", (student,), (teacher,), {"mask": mask * torch.linspace(0.5, 2, 6), "reduction": "mean"})
+    yield Case(
+        "weights", (student,), (teacher,), {"mask": mask * torch.linspace(0.5, 2, 6), "reduction": "mean"}
+    )
 
 
 def as_double(x: Any) -> Any:
@@ -102,11 +108,14 @@ def _within(name: str, ours: Tensor, plain: Tensor, truth: Tensor, eps: float) -
     ours, plain, truth = (torch.where(special, 0, x.double()) for x in (ours, plain, truth))
     error, allowed = (ours - truth).norm(), 2 * (plain - truth).norm() + eps * truth.norm()
     tiny = 1e-13 * (1 + ours.numel()) ** 0.5  # the definition's own rounding in float64
-    assert error <= allowed + tiny, f"{name}: error {error:.3e}, allowed {allowed:.3e}, size {truth.norm():.3e}"
+    assert error <= allowed + tiny, (
+        f"{name}: error {error:.3e}, allowed {allowed:.3e}, size {truth.norm():.3e}"
+    )
 
 
 def check_op(function: Callable, reference: Callable, cases: Iterator[Case], device: str = "cpu") -> int:
-    """Checks every case; returns how many. Values are in the compute type, gradients in their input's dtype."""
+    """Checks every case; returns how many. Values are in the compute type, gradients in their input's
+    dtype."""
     count = 0
     for case in cases:
         dtype = case.inputs[0].dtype
@@ -118,7 +127,9 @@ def check_op(function: Callable, reference: Callable, cases: Iterator[Case], dev
             assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32), case.name
             assert value.shape == true_values[i].shape, f"{case.name}: shape {value.shape}"
             assert torch.equal(value, again[i]), f"{case.name}: two runs differ"
-            _within(f"{case.name}: value {i}", value, plain_values[i], true_values[i], VALUE_EPS.get(dtype, 3e-7))
+            _within(
+                f"{case.name}: value {i}", value, plain_values[i], true_values[i], VALUE_EPS.get(dtype, 3e-7)
+            )
         for i, grad in enumerate(grads):
             assert grad.dtype == case.inputs[i].dtype and grad.shape == case.inputs[i].shape, case.name
             assert torch.equal(grad, grads_again[i]), f"{case.name}: two runs differ"

@@ -21,7 +21,9 @@ def agrees_with_definition(function: Callable, reference: Callable, device: str,
     for reduction in ("none", "sum", "mean"):
         call = lambda *a, reduction=reduction, **k: function(*a, **{"reduction": reduction} | k)  # noqa: E731
         plain = lambda *a, reduction=reduction, **k: reference(*a, **{"reduction": reduction} | k)  # noqa: E731
-        cases = [case for case in logit_cases(dtype) if case.name in ("3x257", "images", "peaky", "0x8", "mask")]
+        cases = [
+            case for case in logit_cases(dtype) if case.name in ("3x257", "images", "peaky", "0x8", "mask")
+        ]
         check_op(call, plain, iter(cases), device)
 
 
@@ -40,7 +42,9 @@ def matches_vectors(function: Callable, name: str, device: str, **options) -> No
             where = f"{vector} at T={temperature}"
             assert math.isclose(ours.item(), value, rel_tol=1e-9), f"{where}: {ours.item()}, not {value}"
             found = student.grad.abs().sum().item()
-            assert math.isclose(found, size, rel_tol=1e-9, abs_tol=1e-300), f"{where}: sum |g| {found}, not {size}"
+            assert math.isclose(found, size, rel_tol=1e-9, abs_tol=1e-300), (
+                f"{where}: sum |g| {found}, not {size}"
+            )
 
 
 def accurate_near_convergence(function: Callable, reference: Callable, device: str) -> None:
@@ -50,7 +54,9 @@ def accurate_near_convergence(function: Callable, reference: Callable, device: s
     for distance in (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5):
         generator = torch.Generator().manual_seed(1)
         teacher = torch.randn(4, 3000, generator=generator)
-        student = (teacher + distance * torch.randn(4, 3000, generator=generator) + 3).to(device).requires_grad_()
+        student = (
+            (teacher + distance * torch.randn(4, 3000, generator=generator) + 3).to(device).requires_grad_()
+        )
         wide = student.detach().double().requires_grad_()
         with backend.use("auto"):
             truth = function(wide, teacher.to(device).double(), reduction="sum")
@@ -61,6 +67,25 @@ def accurate_near_convergence(function: Callable, reference: Callable, device: s
         assert abs(ours.item() - truth.item()) <= 1e-4 * truth.item(), (distance, ours.item(), truth.item())
         error = (student.grad.double() - wide.grad).norm() / wide.grad.norm()
         assert error <= 1e-5, (distance, error.item())
+
+
+def survives_any_range(function: Callable, reference: Callable, device: str) -> None:
+    """Logits hundreds apart, offsets, masks of -1e9: what the definition gives in float64."""
+    generator = torch.Generator().manual_seed(2)
+    student, teacher = (torch.randn(8, 40, generator=generator, dtype=torch.float64) for _ in range(2))
+    for change in (
+        lambda x: 30 * x,
+        lambda x: 300 * x,
+        lambda x: x - 500,
+        lambda x: x.clone().index_fill_(1, _first, -1e9),
+    ):
+        pair = [change(x).float() for x in (student, teacher)]
+        ours = function(*(x.to(device) for x in pair), reduction="none").cpu()
+        truth = reference(*(x.double() for x in pair), reduction="none")
+        torch.testing.assert_close(ours.double(), truth, rtol=2e-5, atol=1e-6)
+
+
+_first = torch.tensor([0, 7])
 
 
 def accurate_in_bfloat16(function: Callable, device: str) -> None:
@@ -125,6 +150,7 @@ def works_with_pytorch(function: Callable, device: str) -> None:
         (once,) = torch.autograd.grad(call(student), student, create_graph=True)
         with pytest.raises(RuntimeError, match="first derivatives only"):
             once.sum().backward()
+    torch._dynamo.reset()
     compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(torch.autograd.grad(compiled(student), student)[0], plain)
 
@@ -157,8 +183,16 @@ def refuses_bad_input(function: Callable) -> None:
         (lambda: function(x, y, reduction="average"), ValueError, "reduction must be one of none, mean"),
         (lambda: function(x, y, dim=2), ValueError, r"dim must be in \[-2, 1\]"),
         (lambda: function(x, y, dim=(0, -2)), ValueError, "twice"),
-        (lambda: function(x, y, mask=torch.ones(4)), ValueError, r"mask must have one value per row, shape \(3,\)"),
-        (lambda: function(x, y, mask=torch.ones(3, dtype=torch.long)), TypeError, "mask must be bool or float"),
+        (
+            lambda: function(x, y, mask=torch.ones(4)),
+            ValueError,
+            r"mask must have one value per row, shape \(3,\)",
+        ),
+        (
+            lambda: function(x, y, mask=torch.ones(3, dtype=torch.long)),
+            TypeError,
+            "mask must be bool or float",
+        ),
         (lambda: function(x, y.to("meta")), RuntimeError, "student is on cpu and teacher on meta"),
     ):
         with pytest.raises(error, match=words):

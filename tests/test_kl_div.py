@@ -22,6 +22,10 @@ def test_accurate_near_convergence(place):
     checks.accurate_near_convergence(KF.kl_div, kl_div_reference, place)
 
 
+def test_any_range(place):
+    checks.survives_any_range(KF.kl_div, kl_div_reference, place)
+
+
 def test_accurate_in_bfloat16(place):
     checks.accurate_in_bfloat16(KF.kl_div, place)
 

@@ -13,6 +13,9 @@ import torch
 import triton
 import triton.language as tl
 
+# Whether kernels run in Triton's interpreter: on the CPU, in numpy.
+INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
+
 # Python-visible name -> Triton's, for the number types that a logit may have.
 NUMBER = {
     torch.float64: tl.float64,
@@ -32,6 +35,19 @@ def inverse_factorial(n: int) -> float:
 def number(x, TYPE: tl.constexpr):
     """A launch argument as a number of the compute type; floats are passed as float64, so nothing is lost."""
     return tl.full((), x, TYPE)
+
+
+@triton.jit
+def rounded(x, TYPE: tl.constexpr):
+    """x in a type to be stored, rounded to nearest even; the interpreter's own cast cuts bfloat16 off."""
+    if INTERPRETED and tl.bfloat16 == TYPE:
+        x = x.to(tl.float32)
+        bits = x.to(tl.uint32, bitcast=True)
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        nearest = bits.to(tl.uint16).to(tl.bfloat16, bitcast=True)
+        return tl.where(x == x, nearest, x.to(tl.bfloat16))
+    else:
+        return x.to(TYPE)
 
 
 @triton.jit

@@ -19,6 +19,8 @@ def terms(row, s, t, numbers, FORMULA: tl.constexpr, INFINITE: tl.constexpr, REG
     REGIME: FAR or NEARBY if every row is known to be so, which saves a series or an exponential; else MIXED.
     """
     gap = (t - s) - row[4][:, None, None]
+    if REGIME != rs.FAR:
+        gap += rs.dropped(s, t)
     v = row[5][:, None, None] - gap * numbers[0]
     v = tl.where(v < 1e30, v, 1e30)  # also where the class is impossible on both sides: there p = q = 0
     if INFINITE != "student":  # there -inf marks the row, whose sum is then not used

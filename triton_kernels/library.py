@@ -7,10 +7,10 @@ Triton's interpreter, that is when TRITON_INTERPRET=1 was set before Triton was 
 from collections.abc import Callable
 
 import torch
-import triton
+
+from .common import INTERPRETED
 
 library = torch.library.Library("kdfast_triton", "FRAGMENT")
-INTERPRETED = bool(triton.knobs.runtime.interpret)
 
 
 def define(schema: str, implement: Callable, fake: Callable) -> None:
@@ -18,6 +18,6 @@ def define(schema: str, implement: Callable, fake: Callable) -> None:
     name = schema.split("(", 1)[0]
     library.define(schema)
     library.impl(name, implement, "CUDA")
-    if INTERPRETED:
+    if INTERPRETED.value:
         library.impl(name, implement, "CPU")
     torch.library.register_fake(f"kdfast_triton::{name}", fake, lib=library)

@@ -41,6 +41,16 @@ def exponential(x, maximum, inverse_temperature):
 
 
 @triton.jit
+def dropped(student, teacher):
+    """What t - s loses to rounding, exactly (Knuth's two-sum); 0 where a side is infinite."""
+    difference = teacher - student
+    s = teacher - difference
+    t = difference + s
+    error = (teacher - t) - (student - s)
+    return tl.where(error == error, error, 0.0)
+
+
+@triton.jit
 def sums(student, teacher, maxima, shift, inverse_temperature, EXCESS: tl.constexpr, GAP: tl.constexpr):
     """A tile's part relative to `maxima`: S_s, S_t, D, lowest and highest gap, sum e^{(s-m)/T} gap; [rows,
     lanes].
@@ -60,6 +70,7 @@ def sums(student, teacher, maxima, shift, inverse_temperature, EXCESS: tl.conste
         gap = (teacher - student) - shift
         if EXCESS:
             gap = tl.where(gap == gap, gap, 0.0)  # a NaN logit stays in the sums of exponentials
+            gap += dropped(student, teacher)
             high = tl.max(gap, 2)
             near = tl.minimum(tl.maximum(gap * inverse_temperature, -NEAR), NEAR)
             excess = tl.sum(weight * expm1_quarter(near), 2)

@@ -15,7 +15,7 @@ import triton
 from torch import Tensor
 
 ONE_TILE = 8192  # a row of up to so many classes stays in registers
-WARP = 64 if torch.version.hip else 32  # threads
+WARP = 64 if torch.version.hip else 32  # threads: 64 on AMD
 
 
 @dataclass(frozen=True)
@@ -83,26 +83,33 @@ def is_across(shape: Geometry) -> bool:
     return shape.rows > 1 and shape.classes > 1 and 0 < row < column
 
 
-def choose_tile(shape: Geometry, item_bytes: int, warp: int = WARP) -> Tile:
+def prefetch() -> int:
+    """Loop stages: NVIDIA loads tiles ahead into shared memory; AMD would into registers, and spill."""
+    return 3 if WARP == 32 else 1
+
+
+def choose_tile(shape: Geometry, item_bytes: int) -> Tile:
     """The tile of the forward kernel: a plain function of the shape, so that no call pays for tuning."""
     if is_across(shape):
         # Four rows of a thread make one 8- or 16-byte load, where there are rows enough to fill the device.
         each = 4 if shape.rows >= 1 << 18 and item_bytes <= 4 else 1
-        return Tile(rows=128 * each, lanes=1, steps=1, looped=True, num_warps=128 // warp, num_stages=3)
+        return Tile(
+            rows=128 * each, lanes=1, steps=1, looped=True, num_warps=128 // WARP, num_stages=prefetch()
+        )
     load = 16 // item_bytes  # classes in a 16-byte load
     width = triton.next_power_of_2(max(shape.classes, 1))
     if width <= ONE_TILE:
         steps = min(load, width)
         rows = min(max(1, 1024 // width), triton.next_power_of_2(max(shape.rows, 1)))
-        threads = min(max(rows * width // 8, warp), 512)
-        return Tile(rows, width // steps, steps, looped=False, num_warps=threads // warp, num_stages=1)
+        threads = min(max(rows * width // 8, WARP), 512)
+        return Tile(rows, width // steps, steps, looped=False, num_warps=threads // WARP, num_stages=1)
     # 1024 threads with 64 KB of loads on their way: one block to a multiprocessor, so that few rows share L2.
-    return Tile(1, 1024, load, looped=True, num_warps=1024 // warp, num_stages=3)
+    return Tile(1, 1024, load, looped=True, num_warps=1024 // WARP, num_stages=prefetch())
 
 
-def choose_gradient_tile(shape: Geometry, item_bytes: int, warp: int = WARP) -> Tile:
+def choose_gradient_tile(shape: Geometry, item_bytes: int) -> Tile:
     """The tile of the backward kernel, which needs no sum over a row: long rows are cut into blocks."""
-    tile = choose_tile(shape, item_bytes, warp)
+    tile = choose_tile(shape, item_bytes)
     if is_across(shape) or not tile.looped:
         return tile
-    return Tile(1, 512, 16 // item_bytes, looped=False, num_warps=512 // warp, num_stages=1)
+    return Tile(1, 512, 16 // item_bytes, looped=False, num_warps=512 // WARP, num_stages=1)

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import element_offset
+from .common import element_offset, rounded
 from .launch import launch
 from .library import define
 from .rows import merge_dims
@@ -23,7 +23,7 @@ def scale_kernel(grad, factor, n, sizes, strides, BLOCK: tl.constexpr):
         index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
         at = grad + element_offset(index, sizes, strides)
         x = tl.load(at, mask=index < n)
-        tl.store(at, (x.to(by.dtype) * by).to(x.dtype), mask=index < n)
+        tl.store(at, rounded(x.to(by.dtype) * by, x.dtype), mask=index < n)
 
 
 def scale_grad_(grad: Tensor, factor: Tensor) -> None:

@@ -9,7 +9,7 @@ Offsets and class numbers are int64 throughout.
 import triton
 import triton.language as tl
 
-from .common import element_offset
+from .common import element_offset, rounded
 
 
 @triton.jit
@@ -48,7 +48,7 @@ def tile_width(view):
 
 @triton.jit
 def inside_tile(view, wanted, classes, FULL: tl.constexpr):
-    """Which elements of a tile exist, for rows `wanted`; simply all of them in a full tile of a single row."""
+    """Which elements of a tile exist, for rows `wanted`; all of them in a full tile of a single row."""
     if not FULL:
         return wanted[:, None, None] & (classes < view[0])[None, :, :]
     elif wanted.shape[0] > 1:
@@ -78,7 +78,7 @@ def store_tile(view, grad, tile, value, FULL: tl.constexpr):
     classes = view[2] + tl.cast(tile, tl.int64) * tile_width(view)
     at = grad[0] + element_offset(classes, view[1], grad[1])[None, :, :]
     inside = inside_tile(view, grad[2], classes, FULL)
-    tl.store(at, value.to(at.dtype.element_ty), mask=inside, eviction_policy="evict_first")
+    tl.store(at, rounded(value, at.dtype.element_ty), mask=inside, eviction_policy="evict_first")
 
 
 @triton.jit

@@ -69,11 +69,18 @@ KD_FN N reference(N maximum) {
   return select(maximum == minus_infinity<N>(), fill<N>(0), maximum);
 }
 
+// What sums relative to one maximum become relative to a larger one. While nothing possible has been seen the sums are 0,
+// and the new maximum may be far below the reference.
+template <class N>
+KD_FN N lowering(N from, N to, N inverse_temperature) {
+  return exp_below(smaller((reference(from) - reference(to)) * inverse_temperature, fill<N>(0)));
+}
+
 // Moves the sums to new, larger maxima.
 template <class N>
 KD_FN void raise(Statistics<N>& part, N student_max, N teacher_max, N inverse_temperature) {
-  const N student = exp_below((reference(part.student_max) - reference(student_max)) * inverse_temperature);
-  const N teacher = exp_below((reference(part.teacher_max) - reference(teacher_max)) * inverse_temperature);
+  const N student = lowering(part.student_max, student_max, inverse_temperature);
+  const N teacher = lowering(part.teacher_max, teacher_max, inverse_temperature);
   part.student_sum = part.student_sum * student;
   part.excess = part.excess * student;
   part.teacher_sum = part.teacher_sum * teacher;
@@ -155,10 +162,10 @@ KD_FN Row<N> finish(Statistics<N> part, N shift) {
   return row;
 }
 
-// One class of a row: p, q, r = log p/q, d = q - p.
+// One class of a row: p, q, r = log p/q, d = q - p, and the row's regime.
 template <class N>
 struct Element {
-  N p, q, r, d;
+  N p, q, r, d, regime;
 };
 
 template <bool near, class N>
@@ -166,6 +173,7 @@ KD_FN Element<N> element(const Row<N>& row, N student, N teacher, N inverse_temp
   const N impossible = minus_infinity<N>();
   const auto neither = (student == impossible) & (teacher == impossible);
   Element<N> x;
+  x.regime = row.regime;
   x.p = exp_below((teacher - row.teacher_max) * inverse_temperature) * row.teacher_inverse_sum;
   const Difference<N> d = difference(student, teacher, row.shift);
   x.r = (near ? d.high + d.low : d.high) * inverse_temperature - row.log_ratio;
@@ -178,6 +186,15 @@ KD_FN Element<N> element(const Row<N>& row, N student, N teacher, N inverse_temp
     x.d = x.q - x.p;
   }
   return x;
+}
+
+// Where r is below -kNothing, p is nothing beside q.
+constexpr double kNothing = 60;
+
+// q/p - 1 = expm1(-r), finite: what it is beyond kNothing stands beside a p that is 0 to every digit.
+template <class N>
+KD_FN N excess(N r) {
+  return expm1(-larger(r, fill<N>(-kNothing)));
 }
 
 // weight * phi(u) where weight * expm1(u) = change is known: the series near 0, else change - weight * u. u = +-inf

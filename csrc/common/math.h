@@ -175,12 +175,14 @@ KD_FN N exp(N x) {
 template <class N>
 KD_FN N expm1(N x) {
   using B = Bits<ScalarOf<N>>;
-  x = select(x < fill<N>(B::kLowest), fill<N>(B::kLowest), x);
+  constexpr double kNothingLeft = -40;  // e^x is lost beside 1
+  x = select(x < fill<N>(kNothingLeft), fill<N>(kNothingLeft), x);
   x = select(x > fill<N>(B::kHighest), fill<N>(B::kHighest), x);
   const Reduced<N> y = reduce(x);
   const N small = y.r + phi_series(y.r);
-  // n = 0: the series itself, without the rounding of 1 + small; else 2^n (1 + small) - 1 loses nothing that matters.
-  return select(y.n == fill<N>(0), small, times_power_of_two<N>(fill<N>(1) + small, y.k) - fill<N>(1));
+  // 2^n small + (2^n - 1), never 1 + small, whose rounding would show where e^x is near 1; halved, since 2^n may overflow.
+  const N half = power_of_two<N>(y.k - 1);
+  return select(y.n == fill<N>(0), small, (half * small + (half - fill<N>(0.5))) * fill<N>(2));
 }
 
 template <class N>
@@ -211,7 +213,8 @@ template <class N>
 KD_FN N log1p(N x) {
   const N y = fill<N>(1) + x;
   const N lost = x - (y - fill<N>(1));  // what rounding 1 + x dropped
-  return select(y < fill<N>(__builtin_huge_val()), log(y) + lost / y, log(y));
+  const auto ordinary = (y > fill<N>(0)) & (y < fill<N>(__builtin_huge_val()));
+  return select(ordinary, log(y) + lost / y, log(y));
 }
 
 #endif

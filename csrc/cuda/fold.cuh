@@ -21,21 +21,14 @@ constexpr int kMaxWarps = 32;
 template <class A>
 class Team {
  public:
-  static constexpr int kSlots = 2 * kMaxWarps * kMaxReduced;
-
-  // slots [kSlots]: the block's shared memory. size: 1, 2, 4, ... 32 or blockDim.x.
-  KD_DEVICE Team(int size, A* slots) : size_(size), rank_(threadIdx.x % size), slots_(slots) {
-    const int first_lane = threadIdx.x % kWarpThreads / size * size;
-    mask_ = size < kWarpThreads ? ((1u << size) - 1) << first_lane : kWholeWarp;
-  }
+  // size: 1, 2, 4, ... 32 or blockDim.x, which is a power of two.
+  KD_DEVICE explicit Team(int size) : size_(size) {}
 
   KD_DEVICE int size() const { return size_; }
-  KD_DEVICE int rank() const { return rank_; }
+  KD_DEVICE int rank() const { return threadIdx.x & (size_ - 1); }
   KD_DEVICE int number_in_block() const { return threadIdx.x / size_; }
-  KD_DEVICE int64_t first_row() const {
-    return static_cast<int64_t>(blockIdx.x) * (blockDim.x / size_) + number_in_block();
-  }
-  KD_DEVICE int64_t row_step() const { return static_cast<int64_t>(gridDim.x) * (blockDim.x / size_); }
+  KD_DEVICE int64_t first_row() const { return blockIdx.x * teams_in_block() + number_in_block(); }
+  KD_DEVICE int64_t row_step() const { return gridDim.x * teams_in_block(); }
 
   // Every thread of the team gets the result; all of them must call.
   template <int n>
@@ -48,11 +41,26 @@ class Team {
   }
 
  private:
+  static constexpr int kSlots = kMaxWarps * kMaxReduced;
+
+  KD_DEVICE int64_t teams_in_block() const { return blockDim.x / size_; }
+  KD_DEVICE unsigned mask() const {
+    if (size_ >= kWarpThreads) return kWholeWarp;
+    return ((1u << size_) - 1) << (threadIdx.x % kWarpThreads & ~(size_ - 1));
+  }
+
   template <int n, class Join>
   KD_DEVICE void butterfly(A (&x)[n], Join join, int width) const {
+    const unsigned lanes = mask();
     for (int distance = width / 2; distance > 0; distance /= 2) {
-      for (int i = 0; i < n; ++i) x[i] = join(x[i], __shfl_xor_sync(mask_, x[i], distance));
+      for (int i = 0; i < n; ++i) x[i] = join(x[i], __shfl_xor_sync(lanes, x[i], distance));
     }
+  }
+
+  // [2 * kSlots]: one array, whatever is reduced.
+  KD_DEVICE static A* slots() {
+    KD_SHARED(A, slot, 2 * kSlots);
+    return slot;
   }
 
   template <int n, class Join>
@@ -61,7 +69,7 @@ class Team {
     butterfly(x, join, size_ < kWarpThreads ? size_ : kWarpThreads);
     if (size_ <= kWarpThreads) return;
     const int lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads;
-    A* slot = slots_ + half_ * kMaxWarps * kMaxReduced;
+    A* slot = slots() + half_ * kSlots;
     if (lane == 0) {
       for (int i = 0; i < n; ++i) slot[warp * n + i] = x[i];
     }
@@ -74,9 +82,7 @@ class Team {
     half_ ^= 1;
   }
 
-  const int size_, rank_;
-  A* const slots_;
-  unsigned mask_;
+  const int size_;
   int half_ = 0;
 };
 

@@ -27,8 +27,7 @@ struct SumInPlace {
 
 template <class A>
 __global__ void __launch_bounds__(kThreads) sum_in_place(SumInPlace args) {
-  KD_SHARED(double, slots, Team<double>::kSlots);
-  Team<double> team(blockDim.x, slots);
+  Team<double> team(blockDim.x);
   const int64_t first = blockIdx.x * kRowsOfBlock;
   A* numbers = static_cast<A*>(args.data) + first;
   const int64_t n = args.rows - first < kRowsOfBlock ? args.rows - first : kRowsOfBlock;
@@ -44,8 +43,7 @@ struct FinishRows {
 
 template <class A>
 __global__ void __launch_bounds__(kThreads) finish_rows(FinishRows p) {
-  KD_SHARED(double, slots, Team<double>::kSlots);
-  Team<double> team(blockDim.x, slots);
+  Team<double> team(blockDim.x);
   const ReduceRowsArgs& args = p.args;
   const A presumed =
       args.presumed != nullptr ? *static_cast<const A*>(args.presumed) : static_cast<A>(args.presumed_count);
@@ -68,8 +66,7 @@ struct SumMask {
 
 template <class A>
 __global__ void __launch_bounds__(kThreads) sum_mask(SumMask args) {
-  KD_SHARED(double, slots, Team<double>::kSlots);
-  Team<double> team(blockDim.x, slots);
+  Team<double> team(blockDim.x);
   const double sum = sum_over_block<A>(team, args.mask, args.rows, 1);
   if (threadIdx.x == 0) *static_cast<A*>(args.to) = static_cast<A>(sum);
 }

@@ -86,8 +86,7 @@ def _resize(x: torch.Tensor, size: torch.Size) -> torch.Tensor:
 
 
 def _tokens_to_map(x: torch.Tensor) -> torch.Tensor:
-    """[B, g*g, C] -> [B, C, g, g]; other token counts are left alone (and then refused by the shape
-    check)."""
+    """[B, g*g, C] -> [B, C, g, g]; other counts are left alone, for the shape check to refuse."""
     grid = math.isqrt(x.shape[1])
     return x.transpose(1, 2).unflatten(2, (grid, grid)) if grid * grid == x.shape[1] else x
 
@@ -114,6 +113,8 @@ def adapter_from_shapes(
         raise ValueError("one map is channels-first and the other channels-last")
     if len(student) != len(teacher) and {len(student), len(teacher)} != {3, 4}:
         raise ValueError(f"a feature with {len(student)} dims cannot be projected to one with {len(teacher)}")
+    if len(student) != len(teacher) and 3 in (first, last):
+        raise ValueError("one is a channels-last map and the other tokens")
     dims = len(teacher) if last == 1 and len(teacher) > 2 else 0
     return AutoAdapter(student[first], teacher[last], dims, **factory)
 
@@ -126,8 +127,7 @@ def _channel_dim(shape: torch.Size, sequence: bool) -> int:
 
 
 def declared_channels(module: nn.Module) -> tuple[int, int] | None:
-    """(channels, dims) that a layer declares for its output, dims as in AutoAdapter; None where it does not
-    say."""
+    """(channels, dims) that a layer declares for its output, dims as in AutoAdapter; else None."""
     if isinstance(module, nn.Sequential):
         rest = [layer for layer in module if not isinstance(layer, _SHAPE_KEEPING)]
         return declared_channels(rest[-1]) if rest else None
@@ -142,7 +142,7 @@ def declared_channels(module: nn.Module) -> tuple[int, int] | None:
         return module.num_features, 4 if isinstance(module, nn.BatchNorm2d) else 5
     if isinstance(module, nn.Linear):
         return module.out_features, 0
-    if isinstance(module, nn.LayerNorm):
+    if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1:
         return module.normalized_shape[-1], 0
     if isinstance(module, nn.Embedding):
         return module.embedding_dim, 0

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from kdfast.distill.adapters import AutoAdapter, adapter_from_shapes, declared_channels
 from kdfast.distill.paths import describe, find_module, split_path
@@ -49,8 +50,11 @@ class BoundTerm(nn.Module):
         self.elementwise = isinstance(term.loss, _ELEMENTWISE) or any(
             term.loss is f for f in _ELEMENTWISE_FUNCTIONS
         )
-        self.is_open = isinstance(term.adapter, str)  # "auto": the adapter is still to be built
         self.adapter = None if isinstance(term.adapter, str) else term.adapter
+        # Whether parameters are still to be made: "auto", or a module of LazyLinear, LazyConv2d and the like.
+        self.is_open = isinstance(term.adapter, str) or (
+            self.adapter is not None and any(map(is_lazy, self.adapter.parameters()))
+        )
 
     def forward(self, student: Any, teacher: Any, target: Any = None) -> torch.Tensor:
         """The loss's value: 0-d, at least float32."""
@@ -68,9 +72,7 @@ class BoundTerm(nn.Module):
         return self.weight * (progress / self.warmup).clamp(max=1) if self.warmup else self.weight
 
     def adapt(self, student: Any, teacher: Any) -> Any:
-        """The student's feature as the loss gets it; ValueError if it must have the teacher's shape and has
-        not.
-        """
+        """The student's feature as the loss gets it; ValueError where it lacks the shape it must have."""
         if isinstance(self.adapter, AutoAdapter):
             self._need_tensors(student, teacher)
             student = self._explained(self.adapter, (student, teacher.shape), student, teacher)
@@ -95,7 +97,10 @@ class BoundTerm(nn.Module):
                 ) from None
 
     def build(self, student: Any, teacher: Any, model: nn.Module) -> None:
-        """adapter="auto" from example features."""
+        """adapter="auto" from example features. (A lazy module builds itself when it sees its feature.)"""
+        self.is_open = False
+        if self.adapter is not None:
+            return
         self._need_tensors(student, teacher)
         tapped = find_module(model, split_path(self.student)[0])
         sequence = any(isinstance(layer, nn.Conv1d) for layer in tapped.modules())
@@ -105,12 +110,11 @@ class BoundTerm(nn.Module):
             )
         except ValueError as error:
             raise ValueError(f"{self._misfit(student, teacher)} ({error})") from error
-        self.is_open = False
 
     def build_declared(self, student: nn.Module, teacher: nn.Module) -> bool:
         """adapter="auto" from what the two layers declare; False where they do not say enough."""
         (student_path, items), (teacher_path, other) = split_path(self.student), split_path(self.teacher)
-        if items or other:
+        if items or other or self.adapter is not None:
             return False
         tapped = find_module(student, student_path)
         ours, theirs = declared_channels(tapped), declared_channels(find_module(teacher, teacher_path))

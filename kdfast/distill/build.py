@@ -46,8 +46,7 @@ def guess_inputs(model: nn.Module) -> Iterator[torch.Tensor]:
 
 @contextmanager
 def quiet(model: nn.Module) -> Iterator[None]:
-    """Run a model so that nothing of it changes: eval mode, no gradients, random state and training flags
-    restored."""
+    """Run a model so that nothing changes: eval mode, no gradients, random state and train flags restored."""
     flags = {module: module.training for module in model.modules()}
     try:
         model.eval()

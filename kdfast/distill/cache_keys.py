@@ -1,5 +1,4 @@
-"""Keys of a TeacherCache: (sample, augmentation) as one JSON text, in which 1, "1" and (1,) are three
-keys."""
+"""Keys of a TeacherCache: (sample, augmentation) as one JSON text, which tells 1, "1" and (1,) apart."""
 
 from __future__ import annotations
 

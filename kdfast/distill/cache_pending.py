@@ -11,8 +11,7 @@ from kdfast.distill.cache_files import write_shard
 
 
 class Pending:
-    """Batches of encoded rows. Apart from the cache, so that a finalizer can write them when the cache is
-    gone."""
+    """Batches of encoded rows. Apart from the cache, so that a finalizer can write them once that is gone."""
 
     def __init__(self, folder: Path):
         self.folder = folder

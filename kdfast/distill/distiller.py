@@ -10,6 +10,7 @@ saved or trained.
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,8 +19,8 @@ from torch import nn
 
 from kdfast.distill.bound_term import BoundTerm, scalar
 from kdfast.distill.build import build_adapters, quiet
-from kdfast.distill.feature_tap import Recorder, check_module, refuse_compiled
 from kdfast.distill.frozen import Frozen
+from kdfast.distill.recorder import Recorder, check_module, refuse_compiled
 from kdfast.distill.term import Term, unique_names
 
 
@@ -93,6 +94,8 @@ class Distiller(nn.Module):
         if teacher is not None:
             self._teacher_taps = Recorder(teacher, [t.teacher for t in terms], role="teacher")
             self._frozen = Frozen(teacher, dtype=teacher_dtype, grad=False)
+        for taps in filter(None, (self._student_taps, self._teacher_taps)):
+            weakref.finalize(self, taps.detach).atexit = False  # the hooks go with the Distiller
         like = next(student.parameters(), torch.empty(0))
         self.register_buffer("progress", torch.zeros((), dtype=torch.float32, device=like.device))
         build_adapters(list(self.terms), student, teacher, self._example_features, example_inputs)
@@ -130,8 +133,7 @@ class Distiller(nn.Module):
         return DistillerOutput(sum(parts[1:], parts[0]), values, output, teacher_output)
 
     def set_progress(self, x: float | torch.Tensor) -> None:
-        """Say how far training is, in the units of the terms' warm-ups (recipes pass epochs, fractions
-        included)."""
+        """Say how far training is, in the units of the terms' warm-ups (recipes pass epochs, also parts)."""
         if not isinstance(x, torch.Tensor) and not (math.isfinite(x) and x >= 0):
             raise ValueError(f"progress must be a finite number of at least 0, got {x!r}")
         self.progress.fill_(x)

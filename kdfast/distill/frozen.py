@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map_only
 
-from kdfast.distill.feature_tap import check_module
+from kdfast.distill.recorder import check_module
 
 
 class Frozen(nn.Module):

@@ -1,8 +1,6 @@
-"""Module paths: "layer3.0" is a submodule, "" the model itself, and "layer3.0[1]" or "[logits]" an item of
-its output.
+"""Module paths: "layer3.0" is a submodule, "" the model, "layer3.0[1]" and "[logits]" items of their outputs.
 
-An item in brackets is a number (a position) or a name (a key, or an attribute); several may follow each
-other.
+An item in brackets is a number (a position) or a name (a key, or an attribute); several may follow.
 """
 
 from __future__ import annotations

@@ -166,8 +166,7 @@ class TeacherCache:
                 self._shards.add(shard)
 
     def stats(self) -> dict[str, float]:
-        """Of committed rows: rows, bytes on disk, raw_bytes of the outputs as they were put, ratio raw /
-        disk."""
+        """Of committed rows: rows, bytes on disk, raw_bytes of the outputs as put, ratio raw / disk."""
         paths = [self.path / shard for shard in self._shards]
         disk = sum(path.stat().st_size for path in paths)
         raw = sum(files.shard_raw_bytes(str(path)) for path in paths)

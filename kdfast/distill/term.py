@@ -28,6 +28,7 @@ class Term:
     weight: any finite number.
     adapter: a module applied to the student's feature before the loss; "auto" builds the projection (and the
         resizing of maps) that takes it to the teacher's shape, and nothing where the shapes agree already.
+        "auto" and modules of lazy layers get their parameters when the Distiller is built.
     warmup: in units of `Distiller.set_progress(x)`; the weight is multiplied by min(1, x / warmup). 0: no
         warm-up.
 

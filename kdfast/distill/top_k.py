@@ -45,8 +45,7 @@ def top_k_of(logits: torch.Tensor, k: int, temperature: float = 1.0) -> TopK:
 def encode(
     outputs: Any, k: int, temperature: float, dtype: torch.dtype
 ) -> tuple[dict[str, torch.Tensor], int]:
-    """(tensors as stored, bytes of the outputs as given) of logits, or of a TopK at the cache's
-    temperature."""
+    """(tensors as stored, bytes as given) of logits, or of a TopK at the cache's temperature."""
     if isinstance(outputs, TopK):
         top, given = outputs, list(outputs)
         classes = int(top.indices.max()) + 1 if top.indices.numel() else 0

@@ -1,4 +1,5 @@
-"""Every loss of kdfast.functional as a module: a subclass of torch's `_Loss` with the function's option names."""
+"""Every loss of kdfast.functional as a module: a subclass of torch's `_Loss` with the function's option
+names."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ class _FunctionLoss(_Loss):
         defaults = self._defaults()
         for name in options:
             if name not in defaults:
-                raise TypeError(f"{type(self).__name__} has no option {name!r}; it takes {', '.join(defaults)}")
+                raise TypeError(
+                    f"{type(self).__name__} has no option {name!r}; it takes {', '.join(defaults)}"
+                )
         super().__init__()
         for name, default in defaults.items():
             setattr(self, name, options.get(name, default))
@@ -47,3 +50,27 @@ class KLDivLoss(_FunctionLoss):
     """kdfast.functional.kl_div as a module: KLDivLoss(temperature=4.0)(student, teacher, mask=None)."""
 
     function = staticmethod(KF.kl_div)
+
+
+class ReverseKLDivLoss(_FunctionLoss):
+    """kdfast.functional.reverse_kl_div as a module."""
+
+    function = staticmethod(KF.reverse_kl_div)
+
+
+class JSDivLoss(_FunctionLoss):
+    """kdfast.functional.js_div as a module."""
+
+    function = staticmethod(KF.js_div)
+
+
+class SkewKLDivLoss(_FunctionLoss):
+    """kdfast.functional.skew_kl_div as a module."""
+
+    function = staticmethod(KF.skew_kl_div)
+
+
+class TVDistLoss(_FunctionLoss):
+    """kdfast.functional.tv_dist as a module."""
+
+    function = staticmethod(KF.tv_dist)

@@ -1,4 +1,5 @@
-"""Checks of arguments, shared by every op: one sentence that names the argument, what was given and what is needed."""
+"""Checks of arguments, shared by every op: one sentence that names the argument, what was given and what is
+needed."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ def floating(name: str, x: object) -> None:
 def same_device(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
     """Both on one device: RuntimeError."""
     if x.device != other.device:
-        raise RuntimeError(f"{name} is on {x.device} and {other_name} on {other.device}: both must be on one device")
+        raise RuntimeError(
+            f"{name} is on {x.device} and {other_name} on {other.device}: both must be on one device"
+        )
 
 
 def same_shape(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
@@ -71,7 +74,9 @@ def dims(dim: int | Sequence[int], ndim: int) -> tuple[int, ...]:
         raise ValueError("dim must name at least one dimension, got ()")
     for d in given:
         if not -ndim <= d < ndim:
-            raise ValueError(f"dim must be in [{-ndim}, {ndim - 1}] for a tensor of {ndim} dimensions, got {d}")
+            raise ValueError(
+                f"dim must be in [{-ndim}, {ndim - 1}] for a tensor of {ndim} dimensions, got {d}"
+            )
     wrapped = tuple(sorted(d % ndim for d in given))
     if len(set(wrapped)) != len(wrapped):
         raise ValueError(f"dim names a dimension twice: {dim!r}")
@@ -84,7 +89,9 @@ def row_mask(mask: object, row_shape: Sequence[int], like: Tensor) -> None:
     if mask.dtype != torch.bool and mask.dtype not in FLOATS:
         raise TypeError(f"mask must be bool or float, got {mask.dtype}")
     if tuple(mask.shape) != tuple(row_shape):
-        raise ValueError(f"mask must have one value per row, shape {tuple(row_shape)}, got {tuple(mask.shape)}")
+        raise ValueError(
+            f"mask must have one value per row, shape {tuple(row_shape)}, got {tuple(mask.shape)}"
+        )
     same_device("mask", mask, "student", like)
 
 
@@ -99,7 +106,9 @@ def logits_pair(student: object, teacher: object, dim: int | Sequence[int]) -> t
         raise ValueError(_shape_sentence(student, teacher, class_dims))
     same_device("student", student, "teacher", teacher)
     if any([student.size(d) == 0 for d in class_dims]):
-        raise ValueError(f"student must have at least one class, got shape {tuple(student.shape)} with dim={dim}")
+        raise ValueError(
+            f"student must have at least one class, got shape {tuple(student.shape)} with dim={dim}"
+        )
     return class_dims
 
 
@@ -110,7 +119,8 @@ def _shape_sentence(student: Tensor, teacher: Tensor, class_dims: tuple[int, ...
         if len(differing) == 1 and differing[0] in class_dims:
             d = differing[0]
             return (
-                f"student and teacher have {student.size(d)} and {teacher.size(d)} classes along dim {d}, {given}: "
-                "pad the smaller with -inf logits, or cut the larger, so that class i means the same on both sides"
+                f"student and teacher have {student.size(d)} and {teacher.size(d)} classes along dim {d}, "
+                f"{given}: pad the smaller with -inf logits, or cut the larger, so that class i means the same "
+                "on both sides"
             )
     return f"student and teacher must have the same shape, {given}"

@@ -1,10 +1,10 @@
 """What the divergences share in Python: the autograd function over the ops, their fakes, and the public call.
 
-A room (kl_div.py, ...) holds its definition and its documentation. Two ways to the gradient, one rule: where the loss is
-one number and the student is not float16, the gradient is made in the forward pass, since that takes three streams of
-memory and not five, and nothing else is kept. Otherwise rows keep eight numbers each and the gradient is recomputed:
-reduction="none" needs each row's own upstream factor, and in float16 a gradient made before a loss scaler's factor is
-known would underflow.
+A room (kl_div.py, ...) holds its definition and its documentation. Two ways to the gradient, one rule: where
+the loss is one number and the student is not float16, the gradient is made in the forward pass, since that
+takes three streams of memory and not five, and nothing else is kept. Otherwise rows keep eight numbers each
+and the gradient is recomputed: reduction="none" needs each row's own upstream factor, and in float16 a
+gradient made before a loss scaler's factor is known would underflow.
 """
 
 from __future__ import annotations
@@ -111,15 +111,14 @@ def divergence(
         temperature**2 if scale_t2 else 1.0,
         0.0 if param is None else param[1],
         code,
-        code != 0
-        and student.requires_grad
-        and torch.is_grad_enabled()
-        and student.dtype != torch.float16,
+        code != 0 and student.requires_grad and torch.is_grad_enabled() and student.dtype != torch.float16,
     )[0]
     return value if batch == 1 else value / batch
 
 
-def _one_class_dim(student: Tensor, teacher: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor, list[int]]:
+def _one_class_dim(
+    student: Tensor, teacher: Tensor, dims: tuple[int, ...]
+) -> tuple[Tensor, Tensor, list[int]]:
     """Joins class dimensions into one, at the end: a view where memory allows it, else a copy."""
     if len(dims) > 1:
         last = list(range(-len(dims), 0))
@@ -131,7 +130,8 @@ def _one_class_dim(student: Tensor, teacher: Tensor, dims: tuple[int, ...]) -> t
     return student, teacher, list(dims)
 
 
-# ---- Fake kernels ----------------------------------------------------------------------------------------------------
+# ---- Fake kernels
+# ----------------------------------------------------------------------------------------------------
 
 
 def _fake(student, teacher, mask, dim, temperature, scale, param, reduction, with_grad):
@@ -157,7 +157,8 @@ def register_fakes(name: str) -> None:
         torch.library.register_fake(f"kdfast::{name}_backward", _fake_backward)
 
 
-# ---- What the definitions share --------------------------------------------------------------------------------------
+# ---- What the definitions share
+# --------------------------------------------------------------------------------------
 
 
 def reference_rows(
@@ -171,12 +172,17 @@ def reference_rows(
     scale_t2: bool,
     reduction: str,
 ) -> Tensor:
-    """The frame of a divergence's definition: `row` maps log q and log p, classes last, to one number per row."""
+    """The frame of a divergence's definition: `row` maps log q and log p, classes last, to one number per
+    row."""
     dims = _check.dims(dim, student.dim())
     last = list(range(-len(dims), 0))
     compute = compute_type(student, teacher)
     s, t = (x.to(compute).movedim(dims, last).flatten(-len(dims)) for x in (student, teacher.detach()))
-    weight = torch.ones(s.shape[:-1], dtype=compute, device=s.device) if mask is None else mask.detach().to(compute)
+    weight = (
+        torch.ones(s.shape[:-1], dtype=compute, device=s.device)
+        if mask is None
+        else mask.detach().to(compute)
+    )
     counted = (s != -torch.inf).any(-1) & (t != -torch.inf).any(-1) & (weight != 0)
     s, t = (torch.where(counted.unsqueeze(-1), x / temperature, 0) for x in (s, t))
     value = row(s.log_softmax(-1), t.log_softmax(-1)) * (temperature**2 if scale_t2 else 1)

@@ -19,7 +19,7 @@ config.yaml is written after it. What recipes share is in `kdfast.recipes.common
     loaders    EpochData: loaders for it; Readable: samples that may be damaged (--skip-bad)
     classify   image classifiers as LightningModules, alone and under a Distiller
     data       fetch: one file out of a pinned wheel of the package index, cached; digits: the digits in one
-    clock      StepClock: data / teacher / student / loss times; compare, loss_share: interleaved medians
+    clock      StepClock: data / teacher / student / loss times; share: the loss's share of a step
     report     Report: text, tiles, tables, curves, bars, pictures -> report.html; sections: ready-made ones
     weights    save_weights: student.safetensors
     errors     UserError: one sentence for the person at the command line, exit 2

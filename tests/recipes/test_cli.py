@@ -41,7 +41,7 @@ def test_help_shows_field_docstrings_and_defaults(capsys):
         main(["distill", "kd", "--help"])
     assert stopped.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "--batch-size" in text and "images a step" in text and "default: 4.0" in text
+    assert "--batch-size" in text and "images a step" in text and "default: 8.0" in text
     assert "--no-baseline" in text and "--resume OUT" in text
 
 

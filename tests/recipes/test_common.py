@@ -12,14 +12,16 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
+import kdfast
 from kdfast.recipes.common import data, digits
 from kdfast.recipes.common.callbacks import AtomicCheckpoints, read_checkpoint
-from kdfast.recipes.common.clock import compare, loss_share
+from kdfast.recipes.common.clock import compare
 from kdfast.recipes.common.errors import UserError
 from kdfast.recipes.common.folder import RunFolder
 from kdfast.recipes.common.loaders import EpochSampler, Readable
 from kdfast.recipes.common.report import Report
 from kdfast.recipes.common.seeds import derive, seed_all
+from kdfast.recipes.common.share import measure_share
 
 
 @pytest.fixture
@@ -185,7 +187,8 @@ def test_report_is_self_contained_and_escapes(folder):
     report.table("Table", ("name", "value"), [("x", 1)], note="a note")
     report.curves("Curves", {"student": ([1, 2], [0.5, 0.6])}, ylabel="accuracy")
     report.stack("Times", {"student": {"data": 1.0, "loss": 2.0}}, xlabel="ms")
-    report.images("Images", {"seven": np.zeros((8, 8)), "rgb": np.zeros((8, 8, 3), np.uint8)})
+    report.images("Images", [("seven", np.zeros((8, 8))), ("seven", np.zeros((8, 8, 3), np.uint8))])
+    report.facts("Facts", {"torch": "2"})
     report.write(folder)
     page = (folder.path / "report.html").read_text()
     assert "<b>Title" not in page and "Title &lt;b&gt;" in page and "a &lt; b &amp; c" in page
@@ -195,11 +198,24 @@ def test_report_is_self_contained_and_escapes(folder):
     assert page == report.html()  # the same content gives the same bytes
 
 
-def test_compare_and_loss_share_give_medians():
+def test_compare_gives_medians():
     times = compare({"a": lambda: None, "b": lambda: sum(range(20_000))}, rounds=5)
     assert set(times) == {"a", "b"} and times["b"] > 0
-    x = torch.ones(3, requires_grad=True)
-    share = loss_share(
-        {"ours": lambda: x.sum(), "plain": lambda: x.sum()}, lambda: x.sum().backward(), rounds=3
-    )
-    assert set(share["share"]) == {"ours", "plain"} and all(0 <= v <= 1 for v in share["share"].values())
+
+
+def test_share_is_measured_on_the_same_tensors():
+    torch.manual_seed(0)
+    student, teacher = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
+    term = kdfast.Term(torch.nn.MSELoss(), name="mse", weight=2.0)
+    distiller = kdfast.Distiller(student, teacher, terms=[term], task_loss=torch.nn.CrossEntropyLoss())
+    x, target, seen = torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1]), []
+
+    def plain(s, t):
+        seen.append((s, t))
+        return (s - t).square().mean()
+
+    share = measure_share(distiller, (x,), target, {"mse": plain}, rounds=3)
+    assert torch.equal(seen[0][0], student(x)) and torch.equal(seen[0][1], teacher(x))
+    assert set(share["share"]) == {"kdfast", "plain PyTorch"}
+    assert all(0 <= value <= 1 for value in share["share"].values())
+    assert all(p.grad is None for p in distiller.parameters())

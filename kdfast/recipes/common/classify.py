@@ -41,8 +41,8 @@ class Classifier(LightningModule):
         super().__init__()
         self.network, self.augment = network, augment
         self._optimize = optimize
-        self.train_accuracy = MulticlassAccuracy(classes, average="micro")
-        self.val_accuracy = MulticlassAccuracy(classes, average="micro")
+        self.train_accuracy = MulticlassAccuracy(classes, average="micro", validate_args=False)
+        self.val_accuracy = MulticlassAccuracy(classes, average="micro", validate_args=False)
 
     def losses(self, images: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """-> loss, its terms by name (detached), logits [B, classes]."""
@@ -54,7 +54,7 @@ class Classifier(LightningModule):
 
     def timed_parts(self) -> dict[str, nn.Module]:
         """What the step clock times within the forward pass."""
-        return self._timed(student=self.network, loss=self.task_loss)
+        return self._timed(**{self.role: self.network}, loss=self.task_loss)
 
     def _timed(self, **parts: nn.Module) -> dict[str, nn.Module]:
         return parts if self.augment is None else {"augment": self.augment, **parts}
@@ -83,8 +83,11 @@ class Classifier(LightningModule):
 class Supervised(Classifier):
     """One network, cross-entropy with the labels."""
 
-    def __init__(self, network: nn.Module, classes: int, optimize: Optimize, **options: Any) -> None:
+    def __init__(
+        self, network: nn.Module, classes: int, optimize: Optimize, *, role: str = "student", **options: Any
+    ) -> None:
         super().__init__(network, classes, optimize, **options)
+        self.role = role  # its name in the step times
         self.task_loss = nn.CrossEntropyLoss()
 
     def losses(self, images: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
@@ -118,15 +121,22 @@ class Distilled(Classifier):
 
 
 @torch.no_grad()
-def accuracy(network: nn.Module, samples: Dataset, *, batch_size: int = 500) -> float:
-    """Share of `samples` that `network` classifies as labelled, on the device where it is."""
+def predictions(network: nn.Module, samples: Dataset, *, batch_size: int = 500) -> tuple[Tensor, Tensor]:
+    """-> what `network` takes the samples for [N] and their labels [N], on the CPU; it runs where it is."""
     network.eval()
     device = next(network.parameters()).device
-    right = sum(
-        int((network(images.to(device)).argmax(1).cpu() == target).sum())
+    parts = [
+        (network(images.to(device)).argmax(1).cpu(), target)
         for images, target in DataLoader(samples, batch_size=batch_size)
-    )
-    return right / len(samples)
+    ]
+    guesses, targets = zip(*parts, strict=True)
+    return torch.cat(guesses), torch.cat(targets)
+
+
+def accuracy(network: nn.Module, samples: Dataset) -> float:
+    """Share of the samples that `network` classifies as labelled."""
+    guesses, targets = predictions(network, samples)
+    return float((guesses == targets).double().mean())
 
 
 def adamw_one_cycle(lr: float, weight_decay: float) -> Optimize:

@@ -42,8 +42,8 @@ class StepClock(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._cuda = pl_module.device.type == "cuda"
         for name, module in self._parts.items():
-            self._hooks.append(module.register_forward_pre_hook(partial(self._start, name)))
-            self._hooks.append(module.register_forward_hook(partial(self._stop, name)))
+            self._hooks.append(module.register_forward_pre_hook(partial(self._enter, name)))
+            self._hooks.append(module.register_forward_hook(partial(self._leave, name)))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for hook in self._hooks:
@@ -88,12 +88,18 @@ class StepClock(Callback):
         event.record()
         return event
 
-    def _start(self, name: str, *_: Any) -> None:
-        if self._open:
+    def _enter(self, name: str, *_: Any) -> None:
+        if self._open and self._open[0][0] == "other":  # in a training step, not in validation
             self._inside[name] = self._open[-1][0]
+            self._start(name)
+
+    def _leave(self, name: str, *_: Any) -> None:
+        self._stop(name)
+
+    def _start(self, name: str) -> None:
         self._open.append((name, self._mark()))
 
-    def _stop(self, name: str, *_: Any) -> None:
+    def _stop(self, name: str) -> None:
         if self._open and self._open[-1][0] == name:
             self._spans[name].append((self._open.pop()[1], self._mark()))
 
@@ -109,39 +115,16 @@ def compare(
 ) -> dict[str, float]:
     """Median milliseconds of each callable, in turns, so that a slow moment of the machine hits all alike."""
     cuda = torch.cuda.is_available()
-    times: dict[str, list[float]] = {name: [] for name in runs}
+    names = list(runs)
+    times: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(warmup + rounds):
-        for name, run in runs.items():
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:  # nobody always comes first
             if cuda:
                 torch.cuda.synchronize()
             start = time.perf_counter()
-            run()
+            runs[name]()
             if cuda:
                 torch.cuda.synchronize()
             if turn >= warmup:
                 times[name].append((time.perf_counter() - start) * 1e3)
     return {name: median(values) for name, values in times.items()}
-
-
-def loss_share(
-    losses: Mapping[str, Callable[[], torch.Tensor]], step: Callable[[], object], *, rounds: int = 30
-) -> dict[str, Any]:
-    """What part of a training step the loss is, for several ways of computing it.
-
-    Args:
-        losses: name -> the loss as a 0-d tensor, each on the same logits; its backward pass is timed with it.
-            The first is the one that `step` contains.
-        step: a whole step, forward and backward.
-
-    Returns:
-        {"step": ms, "loss": {name: ms}, "share": {name: loss / (rest of the step + loss)}}, medians.
-    """
-
-    def there_and_back(loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
-        return lambda: loss().backward()
-
-    runs: dict[str, Callable[[], object]] = {name: there_and_back(loss) for name, loss in losses.items()}
-    times = compare({**runs, "": step}, rounds=rounds)
-    whole = times.pop("")
-    rest = max(0.0, whole - next(iter(times.values())))
-    return {"step": whole, "loss": times, "share": {name: ms / (rest + ms) for name, ms in times.items()}}

@@ -34,6 +34,11 @@ class Digits:
     validation: TensorDataset
     test: TensorDataset
 
+    @property
+    def side(self) -> int:
+        """S, pixels."""
+        return self.test.tensors[0].shape[-1]
+
 
 def load(source: Literal["mnist", "sklearn"]) -> Digits:
     """Raises DataUnavailable where MNIST is neither cached nor downloadable."""

@@ -52,6 +52,9 @@ class RunOptions:
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """arithmetic of the models; the losses compute in float32 whatever it is"""
 
+    threads: int = 0
+    """CPU threads of each process, 0 for torch's choice; the last bits of a result may depend on it"""
+
     workers: int = 0
     """processes that load data, for each device"""
 
@@ -60,10 +63,15 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         require_positive(seeds=self.seeds, devices=self.devices, nodes=self.nodes)
-        if self.workers < 0:
-            raise ValueError(f"option --workers: 0 or more is needed, got {self.workers}")
+        for name, value in (("workers", self.workers), ("threads", self.threads)):
+            if value < 0:
+                raise ValueError(f"option --{name}: 0 or more is needed, got {value}")
         if self.device == "cuda" and not _cuda():
             raise ValueError("option --device: cuda was given, but torch sees no GPU; use --device cpu")
+
+    def torch_device(self) -> str:
+        """Where a single process computes: "cpu" or "cuda"."""
+        return "cuda" if self.device != "cpu" and _cuda() else "cpu"
 
     def seed_list(self) -> list[int]:
         """The seeds of the students."""

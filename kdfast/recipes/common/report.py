@@ -18,6 +18,7 @@ import jinja2
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from kdfast.recipes.common.folder import REPORT, RunFolder
 
@@ -56,10 +57,24 @@ class Report:
         self._add("tiles", heading, values=dict(values))
 
     def table(
-        self, heading: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, note: str = ""
+        self,
+        heading: str,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[Any]],
+        *,
+        half: bool = False,
+        note: str = "",
     ) -> None:
-        """Rows of printable cells; the first column is left-aligned, the others right-aligned."""
-        self._add("table", heading, columns=list(columns), rows=[list(row) for row in rows], note=note)
+        """Rows of printable cells; the first column is left-aligned, the others right-aligned.
+
+        half: as wide as a figure, half the page.
+        """
+        cells = [list(row) for row in rows]
+        self._add("table half" if half else "table", heading, columns=list(columns), rows=cells, note=note)
+
+    def facts(self, heading: str, values: Mapping[str, Any], *, note: str = "") -> None:
+        """Many small name-value pairs, closely set."""
+        self._add("facts", heading, values=dict(values), note=note)
 
     def curves(
         self,
@@ -69,15 +84,19 @@ class Report:
         xlabel: str = "epoch",
         ylabel: str = "",
         log: bool = False,
+        percent: bool = False,
         note: str = "",
     ) -> None:
-        """One chart; `lines` maps a label to its x and y values."""
+        """One chart; `lines` maps a label to its x and y values. percent: y is a share in [0, 1]."""
         with matplotlib.rc_context(STYLE):
             figure = Figure(figsize=(6.4, 3.4), layout="constrained")
             axes = figure.add_subplot()
             for label, (x, y) in lines.items():
                 axes.plot(x, y, label=label, linewidth=1.8, marker="o" if len(x) < 3 else None)
             axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=xlabel == "epoch"))
+            if percent:
+                axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
             axes.legend()
             self.figure(heading, figure, note=note)
 
@@ -87,14 +106,14 @@ class Report:
         """Horizontal bars of parts: bar label -> part -> length. A part has one colour in every bar."""
         parts = list(dict.fromkeys(part for values in bars.values() for part in values))
         with matplotlib.rc_context(STYLE):
-            figure = Figure(figsize=(6.4, 1.1 + 0.45 * len(bars)), layout="constrained")
+            figure = Figure(figsize=(6.4, 1.4 + 0.45 * len(bars)), layout="constrained")
             axes = figure.add_subplot()
             left = dict.fromkeys(bars, 0.0)
             for part in parts:
                 widths = [bars[bar].get(part, 0.0) for bar in bars]
                 axes.barh(list(bars), widths, left=list(left.values()), label=part, height=0.6)
                 left = {bar: left[bar] + width for bar, width in zip(bars, widths, strict=True)}
-            _finish_stack(axes, xlabel, len(parts))
+            _finish_stack(axes, xlabel)
             self.figure(heading, figure, note=note)
 
     def figure(self, heading: str, figure: Figure, *, note: str = "") -> None:
@@ -104,9 +123,11 @@ class Report:
             figure.savefig(buffer, format="svg", metadata={"Date": None})
         self._add("figure", heading, source=_inline(buffer.getvalue(), "svg+xml"), note=note)
 
-    def images(self, heading: str, pictures: Mapping[str, Any], *, height: int = 96, note: str = "") -> None:
-        """Pictures with captions: arrays [H, W] or [H, W, 3], uint8 or floats in [0, 1]."""
-        shown = [{"caption": caption, "source": _png(pixels)} for caption, pixels in pictures.items()]
+    def images(
+        self, heading: str, pictures: Iterable[tuple[str, Any]], *, height: int = 96, note: str = ""
+    ) -> None:
+        """(caption, picture) pairs: arrays [H, W] or [H, W, 3], uint8 or floats in [0, 1]."""
+        shown = [{"caption": caption, "source": _png(pixels)} for caption, pixels in pictures]
         self._add("images", heading, pictures=shown, height=height, note=note)
 
     def html(self) -> str:
@@ -122,13 +143,11 @@ class Report:
         out.write(REPORT, self.html())
 
 
-def _finish_stack(axes: Axes, xlabel: str, parts: int) -> None:
+def _finish_stack(axes: Axes, xlabel: str) -> None:
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(xlabel)
-    axes.legend(
-        ncols=min(parts, 6), loc="lower left", bbox_to_anchor=(0, 1), columnspacing=1.2, handlelength=1
-    )
+    axes.legend(ncols=5, loc="lower left", bbox_to_anchor=(0, 1), columnspacing=1.2, handlelength=1)
 
 
 def _png(pixels: Any) -> str:

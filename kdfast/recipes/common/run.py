@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from types import ModuleType
 
+import torch
+
 from kdfast.recipes.common.errors import Interrupted, UserError
 from kdfast.recipes.common.folder import RunFolder
 from kdfast.recipes.common.parse import config_of, parse
@@ -34,13 +36,16 @@ def run(name: str, recipe: ModuleType, arguments: list[str]) -> None:
         out = RunFolder.create(path, config_of(name, options))
         say(f"{name}: writing {out.path}")
     os.environ[_OUT] = str(out.path)
+    threads = torch.get_num_threads()
     try:
+        torch.set_num_threads(options.threads or threads)
         recipe.run(options, out)
     except KeyboardInterrupt as error:
         sentence = f"interrupted; kdfast distill {name} --resume {out.path} goes on from the last whole epoch"
         raise Interrupted(sentence) from error
     finally:
         os.environ.pop(_OUT, None)
+        torch.set_num_threads(threads)
     if is_main() and not out.finished:
         raise RuntimeError(f"recipe {name} ended without writing report.html")
     say(f"report: {out.path / 'report.html'}")

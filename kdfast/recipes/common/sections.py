@@ -23,9 +23,17 @@ from kdfast.recipes.common.report import Report
 Record = dict[str, Any]
 
 
+CALLED = {"student": "student alone", "distilled": "distilled student"}
+
+
 def group(stage: str) -> str:
     """The stage's name without its seed: "student-1" -> "student"."""
     return re.sub(r"-\d+$", "", stage)
+
+
+def called(name: str) -> str:
+    """What a stage group is called in a report."""
+    return CALLED.get(name, name)
 
 
 def series(
@@ -58,12 +66,10 @@ def add_scores(
         scores: "teacher", "student" (alone), "distilled" or others -> shares in [0, 1], one for each seed.
         sizes: the same names -> number of parameters.
     """
-    called = {"student": "student alone", "distilled": "distilled student"}
     found = {name: list(values) for name, values in scores.items() if values}
-    report.tiles({f"{called.get(name, name)}, {metric}": f"{mean(v):.1%}" for name, v in found.items()})
+    report.tiles({f"{called(name)}, {metric}": f"{mean(v):.1%}" for name, v in found.items()})
     rows = [
-        (called.get(name, name), f"{sizes[name]:,}", f"{mean(v):.2%}", _spread(v), len(v))
-        for name, v in found.items()
+        (called(name), f"{sizes[name]:,}", f"{mean(v):.2%}", _spread(v), len(v)) for name, v in found.items()
     ]
     note = f"Mean and standard deviation over the seeds. {note}".strip()
     report.table("Results", ("network", "parameters", metric, "spread", "seeds"), rows, note=note)
@@ -73,17 +79,16 @@ def _spread(values: Sequence[float]) -> str:
     return f"{stdev(values):.2%}" if len(values) > 1 else ""
 
 
-def add_loss_share(report: Report, share: Mapping[str, Any]) -> None:
-    """The result of `clock.loss_share`."""
+def add_loss_share(report: Report, share: Mapping[str, Any], *, note: str = "") -> None:
+    """The result of `share.measure_share`."""
     loss = share["loss"]
     rows = [(name, f"{loss[name]:.3f}", f"{share['share'][name]:.1%}") for name in loss]
-    note = (
-        "All loss terms, forward and backward, on the same logits of one batch; medians of interleaved runs. "
-        f"The whole step takes {share['step']:.1f} ms."
+    how = (
+        "All loss terms, forward and backward, on one batch's tensors; medians of interleaved runs. "
+        f"Forward and backward of the whole step take {share['step']:.1f} ms."
     )
-    report.table(
-        "The loss's share of a step", ("loss computed by", "ms", "share of the step"), rows, note=note
-    )
+    columns = ("loss computed by", "ms", "share of the step")
+    report.table("The loss's share of a step", columns, rows, half=True, note=f"{how} {note}".strip())
 
 
 def add_curves(
@@ -92,7 +97,7 @@ def add_curves(
     """One line a stage group of the logged number `key`, "val_accuracy" or "loss" for instance."""
     lines = series(out, lambda record: record.get(key))
     if lines:
-        report.curves(heading, lines, note=note, **style)
+        report.curves(heading, {called(name): line for name, line in lines.items()}, note=note, **style)
 
 
 def add_terms(report: Report, out: RunFolder, heading: str = "Loss terms", *, note: str = "") -> None:
@@ -103,7 +108,9 @@ def add_terms(report: Report, out: RunFolder, heading: str = "Loss terms", *, no
         for term in record.get("terms", {})
         if len(record["terms"]) > 1
     }
-    lines = {f"{stage}: {term}": series(out, partial(_term, term))[stage] for stage, term in sorted(names)}
+    lines = {
+        f"{called(stage)}: {term}": series(out, partial(_term, term))[stage] for stage, term in sorted(names)
+    }
     if lines:
         report.curves(heading, lines, ylabel="loss", log=True, note=note)
 
@@ -120,7 +127,7 @@ def add_step_times(
     for record in out.records():
         for part, length in record.get("ms", {}).items():
             found[group(record["stage"])][part].append(length)
-    bars = {stage: {part: median(v) for part, v in parts.items()} for stage, parts in found.items()}
+    bars = {called(stage): {part: median(v) for part, v in parts.items()} for stage, parts in found.items()}
     if bars:
         report.stack(heading, bars, xlabel="ms a step, median", note="Other: logging and metrics.")
 
@@ -129,12 +136,7 @@ def add_settings(report: Report, options: Any) -> None:
     """The run's options and what it ran on."""
     import kdfast
 
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() and options.device != "cpu" else "CPU"
-    rows = [(f"--{name.replace('_', '-')}", value) for name, value in vars(options).items()]
-    rows += [
-        ("kdfast", kdfast.__version__),
-        ("torch", torch.__version__),
-        ("Python", platform.python_version()),
-    ]
-    rows += [("device", f"{device}, {torch.get_num_threads()} threads")]
-    report.table("Settings", ("option", "value"), rows)
+    device = torch.cuda.get_device_name() if options.torch_device() == "cuda" else "CPU"
+    facts = {f"--{name.replace('_', '-')}": value for name, value in vars(options).items()}
+    facts |= {"kdfast": kdfast.__version__, "torch": torch.__version__, "Python": platform.python_version()}
+    report.facts("Settings", facts | {"device": device, "threads": torch.get_num_threads()})

@@ -40,12 +40,15 @@ def check_tables(frames: dict[str, pl.LazyFrame], codes: CodeBook, *, on_bad: On
     """Check `frames` (see tables.py) and return what can be used. Raises DataError as the module says."""
     if on_bad not in ("stop", "exclude"):
         raise ValueError(f"on_bad must be 'stop' or 'exclude', got {on_bad!r}")
-    patients, findings = clean_patients(frames["patients"])
+    patients, left_out, findings = clean_patients(frames["patients"])
+    people = pl.concat(
+        [patients.select("patient_id", "row", "birth", "death", "end"), left_out], how="diagonal"
+    ).with_columns(pl.lit(True).alias("listed"))
     events = {}
     for name, frame in frames.items():
         if name != "patients":
             table = load_schema().tables[name]
-            events[name], new = _check_events(table, _with_person(frame, patients), codes)
+            events[name], new = _check_events(table, _with_person(frame, people), codes)
             findings += new
     stops = [f for f in findings if f.effect == "stop" or (f.effect == "exclude" and on_bad == "stop")]
     if stops:
@@ -53,9 +56,10 @@ def check_tables(frames: dict[str, pl.LazyFrame], codes: CodeBook, *, on_bad: On
     return CleanTables(patients, events, findings)
 
 
-def _with_person(frame: pl.LazyFrame, patients: pl.DataFrame) -> pl.LazyFrame:
-    """`frame` with row, birth, death and end of its person; null where patients does not list the person."""
-    people = patients.select("patient_id", "row", "birth", "death", "end")
+def _with_person(frame: pl.LazyFrame, people: pl.DataFrame) -> pl.LazyFrame:
+    """`frame` with listed, row, birth, death and end of its person; null where patients does not list the
+    person.
+    """
     if (
         frame.collect_schema()["patient_id"] != people.schema["patient_id"]
     ):  # numbers in one file, text in the other
@@ -79,7 +83,11 @@ def _check_events(table: Table, frame: pl.LazyFrame, codes: CodeBook) -> tuple[p
         rules = [Rule(f"have a code their system does not know{examples}", ~pl.col("known"))]
     if "cost" in table.columns:
         frame = frame.with_columns(pl.col("kind").str.strip_chars().str.to_lowercase())
-        rules = [Rule("have a negative cost", pl.col("cost") < 0)]
+        frame = _mark_repeats(frame, [c for c in table.columns if c in frame.collect_schema()])
+        rules = [
+            Rule("have a negative cost", pl.col("cost") < 0),
+            Rule("repeat another row word for word", pl.col("repeats")),
+        ]
     rules = _common_rules(table, frame.collect_schema().names()) + rules
     clean, findings = apply_rules(table.name, frame, rules)
     own = [c for c in table.columns if c not in ("patient_id", "unit")]
@@ -88,7 +96,10 @@ def _check_events(table: Table, frame: pl.LazyFrame, codes: CodeBook) -> tuple[p
 
 def _common_rules(table: Table, present: list[str]) -> list[Rule]:
     """Rules for any event table. A row may have several problems and is counted under each."""
-    rules = [Rule("belong to nobody in patients (as far as those rows are used)", pl.col("row").is_null())]
+    rules = [
+        Rule("belong to nobody in patients", pl.col("listed").is_null()),
+        Rule("belong to people left out of patients", pl.col("row").is_null() & pl.col("listed"), "note"),
+    ]
     for column in table.columns.values():
         cell, unreadable = pl.col(column.name), UNREADABLE + column.name
         read = ~pl.col(unreadable) if unreadable in present else pl.lit(True)
@@ -119,3 +130,12 @@ def _mark_codes(frame: pl.LazyFrame, codes: CodeBook) -> tuple[pl.LazyFrame, str
     examples = ", ".join(f"{s} {c!r} {n:,} times" for s, c, n in worst.select("system", "code", "len").rows())
     frame = frame.join(kinds.lazy().drop("len"), on=["system", "code"], how="left", nulls_equal=True)
     return frame, f" ({examples})" if examples else ""
+
+
+def _mark_repeats(frame: pl.LazyFrame, columns: list[str]) -> pl.LazyFrame:
+    """`frame` with the mark `repeats` on the second and later copies of a claim, which would double its cost.
+
+    The copies are found through 64-bit hashes of the rows: a claim in 10^12 may be taken for a copy by
+    chance.
+    """
+    return frame.with_columns(pl.struct(columns).hash().is_first_distinct().not_().alias("repeats"))

@@ -13,11 +13,11 @@ MAX_AGE = 120  # years; the oldest person on record reached 122
 DAYS_PER_YEAR = 365.25
 
 
-def clean_patients(frame: pl.LazyFrame) -> tuple[pl.DataFrame, list[Finding]]:
-    """-> columns patient_id, row, birth, death, end (dates), female (bool), race (lower case), and the
-    findings.
+def clean_patients(frame: pl.LazyFrame) -> tuple[pl.DataFrame, pl.DataFrame, list[Finding]]:
+    """-> the clean rows, the patient_id of people left out, and the findings.
 
-    Rows that repeat a person word for word count once; persons with conflicting rows are left out altogether.
+    Columns of the first: patient_id, row, birth, death, end (dates), female (bool), race (lower case). Rows
+    that repeat a person word for word count once; people with conflicting rows are left out altogether.
     """
     frame = frame.rename({"birth_date": "birth", "death_date": "death", "followup_end": "end"})
     frame = frame.with_columns(
@@ -29,10 +29,12 @@ def clean_patients(frame: pl.LazyFrame) -> tuple[pl.DataFrame, list[Finding]]:
     frame = frame.with_columns(
         pl.struct(words).n_unique().over("patient_id").alias("versions"),
     )
-    kept, findings = apply_rules("patients", frame.collect().lazy(), _rules(frame.collect_schema().names()))
+    everybody = frame.collect()
+    kept, findings = apply_rules("patients", everybody.lazy(), _rules(everybody.columns))
     columns = ["patient_id", "birth", "death", "end", (pl.col("sex") == "f").alias("female"), "race"]
     clean = kept.select(columns).collect().with_row_index("row")
-    return clean, findings
+    out = everybody.select("patient_id").unique().join(clean, on="patient_id", how="anti")
+    return clean, out, findings
 
 
 def _rules(present: list[str]) -> list[Rule]:

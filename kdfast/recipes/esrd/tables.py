@@ -6,6 +6,7 @@ guessed at (`UNREADABLE` columns, used by checks.py). Polars won over pandas at 
 bench/bench_esrd_tables.py.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
@@ -28,19 +29,30 @@ def scan_folder(folder: str | Path, schema: Schema | None = None) -> dict[str, p
     schema, folder = schema or load_schema(), Path(folder)
     if not folder.is_dir():
         raise DataError(f"tables: {folder} is no folder; give one that holds {_wanted(schema)}")
+    return _conform_all({name: _scan_table(folder, name) for name in schema.tables}, schema, str(folder))
+
+
+def scan_frames(tables: Mapping[str, pl.DataFrame | pl.LazyFrame]) -> dict[str, pl.LazyFrame]:
+    """The same for tables in memory, by name."""
+    if unknown := sorted(tables.keys() - load_schema().tables.keys()):
+        raise DataError(f"tables: {unknown} are none of {', '.join(load_schema().tables)}")
+    return _conform_all(
+        {name: frame.lazy() for name, frame in tables.items()}, load_schema(), "the given tables"
+    )
+
+
+def _conform_all(
+    raw: Mapping[str, pl.LazyFrame | None], schema: Schema, where: str
+) -> dict[str, pl.LazyFrame]:
     frames, problems = {}, []
     for table in schema.tables.values():
-        raw = _scan_table(folder, table.name)
-        if raw is None:
-            if table.required:
-                problems.append(
-                    f"table {table.name} (no {table.name}.parquet, {table.name}.csv or folder {table.name}/)"
-                )
-            continue
-        frames[table.name], missing = conform(raw, table)
-        problems += [f"column {table.name}.{name}" for name in missing]
+        if (frame := raw.get(table.name)) is not None:
+            frames[table.name], missing = conform(frame, table)
+            problems += [f"column {table.name}.{name}" for name in missing]
+        elif table.required:
+            problems.append(f"table {table.name} (as .parquet, .csv or a folder of them)")
     if problems:
-        raise DataError(f"tables: {folder} lacks {len(problems)} needed items: {', '.join(problems)}")
+        raise DataError(f"tables: {where} lacks {len(problems)} needed items: {', '.join(problems)}")
     return frames
 
 

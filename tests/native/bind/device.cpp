@@ -23,13 +23,17 @@ py::dict read_counters() {
                   "barriers"_a = c.barriers, "collectives"_a = c.collectives, "accesses"_a = c.accesses);
 }
 
-}  // namespace
-
-void bind_device(py::module_& m) {
+void bind(py::module_& m) {
   py::register_exception<emulated::Error>(m, "DeviceError", PyExc_RuntimeError);
+  m.attr("MODE") = KD_NATIVE_MODE;  // check, sanitize or debug
   m.def("set_device", &set_device, py::kw_only(), "order"_a = "in_order", "seed"_a = 0,
-        "check_races"_a = true, "multiprocessors"_a = 3, "order: of threads and blocks, in_order, reversed or shuffled (by seed)");
+        "check_races"_a = true, "multiprocessors"_a = 3,
+        "order: of threads and blocks, in_order, reversed or shuffled (by seed)");
   m.def("counters", &read_counters, "what has run since reset_counters()");
   m.def("reset_counters", [] { emulated::counters() = {}; });
   m.def("kernels_run", &emulated::kernels_run, "names of the kernels that have run to their end");
 }
+
+const Binding binding(bind);
+
+}  // namespace

@@ -27,15 +27,6 @@ const std::map<std::string, Kernels>& kernels() {
   return all;
 }
 
-kd::DType dtype_of(const py::array& x) {
-  const char kind = x.dtype().kind();
-  if (kind == 'u' && x.itemsize() == 2) return kd::DType::kBFloat16;
-  if (kind == 'f' && x.itemsize() == 2) return kd::DType::kFloat16;
-  if (kind == 'f' && x.itemsize() == 4) return kd::DType::kFloat32;
-  if (kind == 'f' && x.itemsize() == 8) return kd::DType::kFloat64;
-  throw std::invalid_argument("arrays must be float64, float32, float16 or uint16 (bfloat16)");
-}
-
 kd::RowView view_of(const py::array& x) {
   kd::RowView view = {};
   view.data = const_cast<void*>(x.data());
@@ -56,24 +47,6 @@ kd::RowShape shape_of(const py::array& x) {
   for (int d = 0; d < last; ++d) shape.rows *= shape.size[d] = x.shape(d);
   return shape;
 }
-
-using Maybe = std::optional<py::array>;
-
-// One run of kernels: registers each array with the device while it lives.
-class Arguments {
- public:
-  const void* in(const Maybe& x, const std::string& name) {
-    if (x) add_array(arrays_, *x, false, name);
-    return x ? x->data() : nullptr;
-  }
-  void* out(const Maybe& x, const std::string& name) {
-    if (x) add_array(arrays_, *x, true, name);
-    return x ? const_cast<void*>(x->data()) : nullptr;
-  }
-
- private:
-  emulated::DeviceArrays arrays_;
-};
 
 kd::DivergenceArgs common(Arguments& arguments, const py::array& student, const py::array& teacher,
                           const Maybe& grad, const Maybe& mask, double temperature, double scale,
@@ -151,9 +124,7 @@ std::vector<std::string> names() {
   return all;
 }
 
-}  // namespace
-
-void bind_divergence(py::module_& m) {
+void bind(py::module_& m) {
   m.attr("DIVERGENCES") = names();
   m.def("divergence_forward", &forward, "name"_a, "student"_a, "teacher"_a, py::kw_only(), "row_value"_a,
         "row_weight"_a = py::none(), "state"_a = py::none(), "grad"_a = py::none(), "mask"_a = py::none(),
@@ -164,3 +135,7 @@ void bind_divergence(py::module_& m) {
         "reduction"_a, "presumed"_a = py::none(), "presumed_count"_a = 1.0, "batch"_a = 1.0);
   m.def("sum_mask", &sum_mask, "mask"_a, "to"_a);
 }
+
+const Binding binding(bind);
+
+}  // namespace

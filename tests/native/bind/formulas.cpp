@@ -1,21 +1,24 @@
 // The formulas of csrc for numpy: math.h on arrays at each CPU level, and a divergence's row, part by part.
+#include "formulas.h"
+
 #include <algorithm>
 #include <map>
 #include <vector>
 
 #include "bind.h"
-
 #include "divergence_headers.h"  // csrc/X.h of every divergence: written by CMake
-#include "formulas.h"
 
 extern "C" const FormulasOfLevel kd_formulas_baseline, kd_formulas_avx2, kd_formulas_avx512;
 
 namespace {
 
-const std::map<std::string, Function> functions = {
-    {"exp", Function::kExp},     {"exp_below", Function::kExpBelow}, {"expm1", Function::kExpm1},
-    {"log", Function::kLog},     {"log1p", Function::kLog1p},        {"phi", Function::kPhi},
-    {"phi_series", Function::kPhiSeries}};
+const std::map<std::string, Function> functions = {{"exp", Function::kExp},
+                                                   {"exp_below", Function::kExpBelow},
+                                                   {"expm1", Function::kExpm1},
+                                                   {"log", Function::kLog},
+                                                   {"log1p", Function::kLog1p},
+                                                   {"phi", Function::kPhi},
+                                                   {"phi_series", Function::kPhiSeries}};
 
 // Levels that this processor can run.
 std::map<std::string, const FormulasOfLevel*> levels() {
@@ -27,14 +30,16 @@ std::map<std::string, const FormulasOfLevel*> levels() {
 }
 
 template <class N>
-py::array_t<N> evaluate(const std::string& name, const py::array_t<N, py::array::c_style>& x, const std::string& level,
-                        bool vector) {
+py::array_t<N> evaluate(const std::string& name, const py::array_t<N, py::array::c_style>& x,
+                        const std::string& level, bool vector) {
   const FormulasOfLevel* formulas = levels().at(level);
   std::vector<N> in(static_cast<std::size_t>(x.size() + 15) / 16 * 16, N(0)), out(in.size());
   std::copy(x.data(), x.data() + x.size(), in.begin());
   const auto n = static_cast<int64_t>(in.size());
-  if constexpr (sizeof(N) == 4) formulas->single(functions.at(name), vector, in.data(), out.data(), n);
-  else formulas->wide(functions.at(name), vector, in.data(), out.data(), n);
+  if constexpr (sizeof(N) == 4)
+    formulas->single(functions.at(name), vector, in.data(), out.data(), n);
+  else
+    formulas->wide(functions.at(name), vector, in.data(), out.data(), n);
   return py::array_t<N>(x.size(), out.data());
 }
 
@@ -53,7 +58,8 @@ py::array_t<uint16_t> narrow(const py::array_t<float, py::array::c_style>& x, co
   return out;
 }
 
-// ---- A divergence's row ---------------------------------------------------------------------------------------------
+// ---- A divergence's row
+// ---------------------------------------------------------------------------------------------
 
 template <class N>
 using Numbers = py::array_t<N, py::array::c_style>;
@@ -99,7 +105,8 @@ py::tuple evaluate_row(const F& formula, kd::Row<N> row, const Numbers<N>& stude
   const N inverse = 1 / temperature;
   auto at = [&](py::ssize_t i) {
     const N s = student.at(i), t = teacher.at(i);
-    return row.regime == kd::kNear ? kd::element<true>(row, s, t, inverse) : kd::element<false>(row, s, t, inverse);
+    return row.regime == kd::kNear ? kd::element<true>(row, s, t, inverse)
+                                   : kd::element<false>(row, s, t, inverse);
   };
   N value = 0;
   for (py::ssize_t i = 0; i < student.size(); ++i) {
@@ -107,14 +114,15 @@ py::tuple evaluate_row(const F& formula, kd::Row<N> row, const Numbers<N>& stude
     row.sum += formula.summand(at(i));
   }
   Numbers<N> gradient(student.size());
-  for (py::ssize_t i = 0; i < student.size(); ++i) gradient.mutable_at(i) = formula.gradient(at(i), row.sum) * inverse;
+  for (py::ssize_t i = 0; i < student.size(); ++i)
+    gradient.mutable_at(i) = formula.gradient(at(i), row.sum) * inverse;
   return py::make_tuple(value, gradient);
 }
 
 // (value, gradient by the student) of one row whose statistics are known.
 template <class N>
-py::tuple row_of(const std::string& name, const Numbers<N>& row, const Numbers<N>& student, const Numbers<N>& teacher,
-                 N temperature, double param) {
+py::tuple row_of(const std::string& name, const Numbers<N>& row, const Numbers<N>& student,
+                 const Numbers<N>& teacher, N temperature, double param) {
   const auto state = from_numbers<kd::Row<N>, N>(row);
 #define KD_DIVERGENCE(op, Formula) \
   if (name == #op) return evaluate_row(kd::Formula<N>{param}, state, student, teacher, temperature);
@@ -126,15 +134,15 @@ py::tuple row_of(const std::string& name, const Numbers<N>& row, const Numbers<N
 template <class N>
 void bind_type(py::module_& m, const std::string& suffix) {
   m.def(("formula_" + suffix).c_str(), &evaluate<N>, "name"_a, "x"_a, py::kw_only(), "level"_a, "vector"_a);
-  m.def(("statistics_" + suffix).c_str(), &statistics<N>, "student"_a, "teacher"_a, "shift"_a, "temperature"_a);
+  m.def(("statistics_" + suffix).c_str(), &statistics<N>, "student"_a, "teacher"_a, "shift"_a,
+        "temperature"_a);
   m.def(("merge_" + suffix).c_str(), &merge<N>, "a"_a, "b"_a, "temperature"_a);
   m.def(("finish_" + suffix).c_str(), &finish<N>, "part"_a, "shift"_a);
-  m.def(("row_" + suffix).c_str(), &row_of<N>, "name"_a, "row"_a, "student"_a, "teacher"_a, "temperature"_a, "param"_a);
+  m.def(("row_" + suffix).c_str(), &row_of<N>, "name"_a, "row"_a, "student"_a, "teacher"_a, "temperature"_a,
+        "param"_a);
 }
 
-}  // namespace
-
-void bind_formulas(py::module_& m) {
+void bind(py::module_& m) {
   std::vector<std::string> names;
   for (const auto& [name, formulas] : levels()) names.push_back(name);
   m.attr("LEVELS") = names;
@@ -143,3 +151,7 @@ void bind_formulas(py::module_& m) {
   m.def("widen", &widen, "x"_a, "level"_a, "float16, or uint16 with the bits of bfloat16, to float32");
   m.def("narrow", &narrow, "x"_a, "to"_a, "level"_a, "float32 to the bits of float16 or bfloat16");
 }
+
+const Binding binding(bind);
+
+}  // namespace

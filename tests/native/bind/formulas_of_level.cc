@@ -1,5 +1,6 @@
-// The functions of csrc/common/math.h on arrays: compiled once for each CPU instruction level, no std templates (see
-// csrc/common/platform.h). Scalars are numbers of their own type; vectors are what a CPU kernel of this level uses.
+// The functions of csrc/common/math.h on arrays: compiled once for each CPU instruction level, no std
+// templates (see csrc/common/platform.h). Scalars are numbers of their own type; vectors are what a CPU
+// kernel of this level uses.
 #include "../../../csrc/common/convert.h"
 #include "../../../csrc/common/level.h"
 #include "formulas.h"
@@ -11,13 +12,20 @@ using namespace kd;
 template <class N>
 N apply(Function function, N x) {
   switch (function) {
-    case Function::kExp: return exp(x);
-    case Function::kExpBelow: return exp_below(x);
-    case Function::kExpm1: return expm1(x);
-    case Function::kLog: return log(x);
-    case Function::kLog1p: return log1p(x);
-    case Function::kPhi: return phi(x);
-    default: return phi_series(x);
+    case Function::kExp:
+      return exp(x);
+    case Function::kExpBelow:
+      return exp_below(x);
+    case Function::kExpm1:
+      return expm1(x);
+    case Function::kLog:
+      return log(x);
+    case Function::kLog1p:
+      return log1p(x);
+    case Function::kPhi:
+      return phi(x);
+    default:
+      return phi_series(x);
   }
 }
 
@@ -37,4 +45,5 @@ void from_float(const float* from, void* to, DType dtype, int64_t n) { write(fro
 }  // namespace
 
 extern "C" const FormulasOfLevel KD_JOIN(kd_, formulas, KD_LEVEL);
-const FormulasOfLevel KD_JOIN(kd_, formulas, KD_LEVEL) = {apply_to<float, VecF>, apply_to<double, VecD>, to_float, from_float};
+const FormulasOfLevel KD_JOIN(kd_, formulas, KD_LEVEL) = {apply_to<float, VecF>, apply_to<double, VecD>,
+                                                          to_float, from_float};

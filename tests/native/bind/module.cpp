@@ -2,8 +2,5 @@
 #include "bind.h"
 
 PYBIND11_MODULE(kd_native, m) {
-  bind_device(m);
-  bind_divergence(m);
-  bind_formulas(m);
-  bind_samples(m);
+  for (const auto bind : Binding::all()) bind(m);
 }

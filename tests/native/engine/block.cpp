@@ -46,19 +46,22 @@ std::vector<Thread> make_threads(Index3 dim) {
 
 Block* current_block() { return block; }
 
-bool on_device() { return block != nullptr && block->running != nullptr; }
+bool on_device() { return block != nullptr && block->running != nullptr && !InEngine::now(); }
 
 void fail(const std::string& what) {
+  const InEngine inside;
   if (block == nullptr) throw Error(what);
   block->fail(what);
 }
 
 int barrier(Barrier kind, int predicate, Site site) {
+  const InEngine inside;
   return static_cast<int>(block->meet_at_barrier(kind, predicate != 0, site));
 }
 
 std::uint64_t collective(Collective what, unsigned mask, std::uint64_t value, unsigned argument, int width,
                          Site site) {
+  const InEngine inside;
   return block->meet_in_warp(what, mask, value, argument, width, site);
 }
 
@@ -122,6 +125,7 @@ void Block::step(Thread& thread) {
   running = &thread;
   thread_index = thread.index;
   thread.state = State::kRunning;
+  InEngine::leave();
   thread.fiber->resume();
   running = nullptr;
   if (thread.state != State::kReturned) return;

@@ -86,6 +86,21 @@ class Block {
 
 Block* current_block();  // nullptr outside run()
 
+// Set while a CUDA thread is inside the engine. Kernels and engine share std's inline functions, and the linker may have
+// kept the copies that were compiled with the hooks: what those report then is the engine's own business.
+class InEngine {
+ public:
+  InEngine() { now_ = true; }
+  ~InEngine() { now_ = false; }
+  InEngine(const InEngine&) = delete;
+  InEngine& operator=(const InEngine&) = delete;
+  static bool now() { return now_; }
+  static void leave() { now_ = false; }
+
+ private:
+  static inline bool now_ = false;
+};
+
 // warp.cpp: fills the results of lanes that have all arrived. Returns what is wrong, or "".
 std::string execute(const std::vector<Thread*>& lanes);
 

@@ -2,7 +2,7 @@
 // the __tsan functions before each load and store, and with parts of -fsanitize=undefined, which call the
 // __ubsan functions where the behaviour is undefined; but they are linked with this file in place of the
 // sanitizers' runtimes.
-#include "engine.h"
+#include "block.h"
 
 namespace {
 
@@ -11,6 +11,7 @@ using emulated::on_access;
 void aligned_access(const void* address, std::size_t bytes, bool write, const void* pc) {
   if (!emulated::on_device()) return;
   if (reinterpret_cast<std::uintptr_t>(address) % bytes != 0) {
+    const emulated::InEngine inside;
     emulated::fail(std::to_string(bytes) + "-byte access to an address that is no multiple of it");
   }
   on_access(address, bytes, write, false, pc);
@@ -51,9 +52,11 @@ struct SourceLocation {
   const char* file;
   std::uint32_t line, column;
 };
-#define KD_UNDEFINED(function, what)                                                                        \
-  void __ubsan_handle_##function(const SourceLocation* at, std::uintptr_t, std::uintptr_t) {                \
-    if (emulated::on_device()) emulated::fail(what " (" + emulated::Site{at->file, at->line}.text() + ")"); \
+#define KD_UNDEFINED(function, what)                                                         \
+  void __ubsan_handle_##function(const SourceLocation* at, std::uintptr_t, std::uintptr_t) { \
+    if (!emulated::on_device()) return;                                                      \
+    const emulated::InEngine inside;                                                         \
+    emulated::fail(what " (" + emulated::Site{at->file, at->line}.text() + ")");             \
   }
 KD_UNDEFINED(type_mismatch_v1, "dereferences a pointer that is not aligned for its type")
 KD_UNDEFINED(add_overflow, "a signed addition overflows")

@@ -154,6 +154,7 @@ void memory_of_new_block(std::size_t dynamic_bytes) {
 }
 
 void* static_shared(const void* key, std::size_t bytes, std::size_t alignment, const char* name) {
+  const InEngine inside;
   for (const StaticSlot& slot : slots) {
     if (slot.key == key) return const_cast<char*>(slot.region.begin);
   }
@@ -179,8 +180,8 @@ void DeviceArrays::add(const void* begin, std::size_t bytes, bool writable, cons
 DeviceArrays::~DeviceArrays() { arrays.resize(arrays.size() - count_); }
 
 void on_access(const void* pointer, std::size_t bytes, bool write, bool atomic, const void* pc) {
-  const Block* block = current_block();
-  if (block == nullptr || block->running == nullptr || block->running->fiber->owns(pointer)) return;
+  if (!on_device() || current_block()->running->fiber->owns(pointer)) return;
+  const InEngine inside;
   ++counters().accesses;
   const auto* address = static_cast<const char*>(pointer);
   const Region* region = find_region(address, bytes);

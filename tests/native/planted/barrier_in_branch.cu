@@ -19,7 +19,10 @@ __global__ void two_barriers(SampleArgs a) {
   }
 }
 
-}  // namespace
+const Sample run_barrier_in_branch("barrier_in_branch", [](const SampleArgs& a) {
+  kd::launch(barrier_in_branch, {1, 64}, nullptr, a);
+});
+const Sample run_two_barriers("two_barriers",
+                              [](const SampleArgs& a) { kd::launch(two_barriers, {1, 64}, nullptr, a); });
 
-void run_barrier_in_branch(const SampleArgs& a) { kd::launch(barrier_in_branch, {1, 64}, nullptr, a); }
-void run_two_barriers(const SampleArgs& a) { kd::launch(two_barriers, {1, 64}, nullptr, a); }
+}  // namespace

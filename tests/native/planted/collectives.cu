@@ -37,6 +37,7 @@ __global__ void collectives(SampleArgs a) {
   put(halves);
 }
 
-}  // namespace
+const Sample run_collectives("collectives",
+                             [](const SampleArgs& a) { kd::launch(collectives, {1, 96}, nullptr, a); });
 
-void run_collectives(const SampleArgs& a) { kd::launch(collectives, {1, 96}, nullptr, a); }
+}  // namespace

@@ -11,8 +11,8 @@ __global__ void int32_offset(SampleArgs a) {
   if (threadIdx.x == 0) a.y[blockIdx.x] = sum;
 }
 
-}  // namespace
-
-void run_int32_offset(const SampleArgs& a) {
+const Sample run_int32_offset("int32_offset", [](const SampleArgs& a) {
   kd::launch(int32_offset, {static_cast<unsigned>(a.rows), 32}, nullptr, a);
-}
+});
+
+}  // namespace

@@ -18,8 +18,8 @@ __global__ void missing_barrier(SampleArgs a) {
   }
 }
 
-}  // namespace
-
-void run_missing_barrier(const SampleArgs& a) {
+const Sample run_missing_barrier("missing_barrier", [](const SampleArgs& a) {
   kd::launch(missing_barrier, {static_cast<unsigned>(a.rows), 256}, nullptr, a);
-}
+});
+
+}  // namespace

@@ -20,6 +20,7 @@ __global__ void shared_race(SampleArgs a) {
   }
 }
 
-}  // namespace
+const Sample run_shared_race("shared_race",
+                             [](const SampleArgs& a) { kd::launch(shared_race, {1, 128}, nullptr, a); });
 
-void run_shared_race(const SampleArgs& a) { kd::launch(shared_race, {1, 128}, nullptr, a); }
+}  // namespace

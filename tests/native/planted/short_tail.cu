@@ -11,8 +11,8 @@ __global__ void short_tail(SampleArgs a) {
   if (threadIdx.x == 0) a.y[blockIdx.x] = sum;
 }
 
-}  // namespace
-
-void run_short_tail(const SampleArgs& a) {
+const Sample run_short_tail("short_tail", [](const SampleArgs& a) {
   kd::launch(short_tail, {static_cast<unsigned>(a.rows), 32}, nullptr, a);
-}
+});
+
+}  // namespace

@@ -68,11 +68,13 @@ __global__ void histogram(SampleArgs a) {
   for (int b = threadIdx.x; b < 64; b += blockDim.x) atomicAdd(&total[b], bin[b]);
 }
 
-}  // namespace
-
-void run_row_sum(const SampleArgs& a) { kd::launch(row_sum, {2, 256}, nullptr, a); }
-void run_row_sum_tree(const SampleArgs& a) {
+const Sample run_row_sum("row_sum", [](const SampleArgs& a) { kd::launch(row_sum, {2, 256}, nullptr, a); });
+const Sample run_row_sum_tree("row_sum_tree", [](const SampleArgs& a) {
   kd::launch(row_sum_tree, {2, 128, 128 * sizeof(float)}, nullptr, a);
-}
-void run_rotate_in_warp(const SampleArgs& a) { kd::launch(rotate_in_warp, {1, 96}, nullptr, a); }
-void run_histogram(const SampleArgs& a) { kd::launch(histogram, {3, 64}, nullptr, a); }
+});
+const Sample run_rotate_in_warp("rotate_in_warp",
+                                [](const SampleArgs& a) { kd::launch(rotate_in_warp, {1, 96}, nullptr, a); });
+const Sample run_histogram("histogram",
+                           [](const SampleArgs& a) { kd::launch(histogram, {3, 64}, nullptr, a); });
+
+}  // namespace

@@ -29,10 +29,16 @@ __global__ void race_of_blocks(SampleArgs a) {
   if (threadIdx.x == 0) a.y[0] = a.x[blockIdx.x];
 }
 
-}  // namespace
+const Sample run_misaligned_load("misaligned_load", [](const SampleArgs& a) {
+  kd::launch(misaligned_load, {1, 1}, nullptr, a);
+});
+const Sample run_written_input("written_input",
+                               [](const SampleArgs& a) { kd::launch(written_input, {1, 32}, nullptr, a); });
+const Sample run_past_shared("past_shared",
+                             [](const SampleArgs& a) { kd::launch(past_shared, {1, 32}, nullptr, a); });
+const Sample run_unset_shared("unset_shared",
+                              [](const SampleArgs& a) { kd::launch(unset_shared, {1, 32}, nullptr, a); });
+const Sample run_race_of_blocks("race_of_blocks",
+                                [](const SampleArgs& a) { kd::launch(race_of_blocks, {2, 32}, nullptr, a); });
 
-void run_misaligned_load(const SampleArgs& a) { kd::launch(misaligned_load, {1, 1}, nullptr, a); }
-void run_written_input(const SampleArgs& a) { kd::launch(written_input, {1, 32}, nullptr, a); }
-void run_past_shared(const SampleArgs& a) { kd::launch(past_shared, {1, 32}, nullptr, a); }
-void run_unset_shared(const SampleArgs& a) { kd::launch(unset_shared, {1, 32}, nullptr, a); }
-void run_race_of_blocks(const SampleArgs& a) { kd::launch(race_of_blocks, {2, 32}, nullptr, a); }
+}  // namespace

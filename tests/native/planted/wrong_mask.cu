@@ -17,7 +17,9 @@ __global__ void absent_lanes(SampleArgs a) {
   a.y[threadIdx.x] = sum;
 }
 
-}  // namespace
+const Sample run_wrong_mask("wrong_mask",
+                            [](const SampleArgs& a) { kd::launch(wrong_mask, {1, 32}, nullptr, a); });
+const Sample run_absent_lanes("absent_lanes",
+                              [](const SampleArgs& a) { kd::launch(absent_lanes, {1, 32}, nullptr, a); });
 
-void run_wrong_mask(const SampleArgs& a) { kd::launch(wrong_mask, {1, 32}, nullptr, a); }
-void run_absent_lanes(const SampleArgs& a) { kd::launch(absent_lanes, {1, 32}, nullptr, a); }
+}  // namespace

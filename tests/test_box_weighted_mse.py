@@ -1,0 +1,203 @@
+"""box_weights, weighted_mse and box_weighted_mse: imitation weighed by boxes."""
+
+import pytest
+import torch
+from check import Case, check_op
+from feature_checks import (
+    DTYPES,
+    gradcheck,
+    near,
+    noise,
+    refuses,
+    size,
+    value_and_grads,
+    wave,
+    works_with_pytorch,
+)
+
+import kdfast
+import kdfast.functional as KF
+from kdfast.ops.box_weighted_mse import box_weighted_mse_reference
+
+
+def boxes_of_cells(extents, h, w):
+    """cxcywh boxes that cover inclusive cells (r0, r1, c0, c1) exactly."""
+    rows = [
+        ((c0 + c1 + 1) / 2 / w, (r0 + r1 + 1) / 2 / h, (c1 - c0 + 1) / w, (r1 - r0 + 1) / h)
+        for r0, r1, c0, c1 in extents
+    ]
+    return torch.tensor(rows, dtype=torch.float64).reshape(-1, 4)
+
+
+def vector():
+    to_tokens = lambda x: x.flatten(2).mT  # noqa: E731
+    teacher, student = to_tokens(wave((1, 3, 4, 5), 2.0)), to_tokens(wave((1, 3, 4, 5), 2.0, 0.5))
+    return student, teacher, [boxes_of_cells([(0, 1, 0, 2), (1, 3, 2, 3), (1, 1, 1, 1)], 4, 5)], [(4, 5)]
+
+
+def test_vector(place):
+    s, t, boxes, shapes = vector()
+    s, t, boxes = s.to(place), t.to(place), [b.to(place) for b in boxes]
+    double = {"dtype": torch.float64}
+    inside = KF.box_weights(boxes, shapes, alpha=1.0, beta=0.0, **double)
+    near(KF.weighted_mse(s, t, position=inside)[0], 4.00447732188433, 1e-12)
+    outside = KF.box_weights(boxes, shapes, alpha=0.0, beta=1.0, **double)
+    near(KF.weighted_mse(s, t, position=outside)[0], 1.4480357634365186, 1e-12)
+    sixth = 1 / 6
+    rows = [
+        [sixth, sixth, sixth, 0, 0],
+        [sixth, 1, sixth, sixth, 0],
+        [0, 0, sixth, sixth, 0],
+        [0, 0, sixth, sixth, 0],
+    ]
+    torch.testing.assert_close(inside.cpu().reshape(4, 5), torch.tensor(rows, **double))
+    value, (grad,) = value_and_grads(lambda s: KF.box_weighted_mse(s, t, boxes, shapes), s)
+    near(value, 2.00368669671e-4, 1e-11), near(size(grad), 5.21966600095e-4, 1e-11)
+    first = grad.mT.flatten()[:3].tolist()
+    assert first == pytest.approx([5.20080005987e-6, -1.03608427574e-5, -1.63967745250e-5], rel=1e-10)
+
+
+def loop_weights(boxes, shapes, alpha, beta, mask=None):
+    """Cell by cell, box by box, in Python numbers rounded to float32 where the contract says so."""
+    out, begin_of = torch.zeros(len(boxes), sum(h * w for h, w in shapes), dtype=torch.float64), 0
+    f = lambda x: torch.tensor(x, dtype=torch.float32)  # noqa: E731
+    for h, w in shapes:
+        for image, own in enumerate(boxes):
+            for box in own.float():
+                low, high = box[:2] - box[2:] / 2, box[:2] + box[2:] / 2
+                spans = []
+                for a, b, n in ((low[0], high[0], w), (low[1], high[1], h)):
+                    first = int(torch.floor(a * f(n) + f(1e-3)))
+                    last = max(int(torch.ceil(b * f(n) - f(1e-3))) - 1, first)
+                    spans.append((min(max(first, 0), n - 1), min(max(last, 0), n - 1)))
+                (x0, x1), (y0, y1) = spans
+                area = (x1 - x0 + 1) * (y1 - y0 + 1)
+                for y in range(y0, y1 + 1):
+                    for x in range(x0, x1 + 1):
+                        at = begin_of + y * w + x
+                        out[image, at] = max(out[image, at], alpha / area)
+            level = out[image, begin_of : begin_of + h * w]
+            kept = (
+                torch.ones(h * w, dtype=torch.bool)
+                if mask is None
+                else mask[image, begin_of : begin_of + h * w] != 0
+            )
+            empty = (level == 0) & kept
+            level[empty] = beta / max(int(empty.sum()), 1)
+            level[~kept] = 0
+        begin_of += h * w
+    return out
+
+
+def some_boxes():
+    generator = torch.Generator().manual_seed(1)
+    several = torch.rand(7, 4, generator=generator) * torch.tensor([1, 1, 0.5, 0.5])
+    special = torch.tensor(
+        [[0.5, 0.5, 1, 1], [0, 0, 0, 0], [1, 1, 0, 0], [1.2, 0.5, 0.1, 0.1], [0.5, 0.5, 1e-4, 0.9]]
+    )
+    return [several, torch.zeros(0, 4), special[1:], special[:1]]
+
+
+def test_weights_of_a_pyramid(place):
+    shapes, boxes = [(13, 17), (7, 9), (4, 5), (1, 1)], some_boxes()
+    mask = torch.rand(4, sum(h * w for h, w in shapes), generator=torch.Generator().manual_seed(0)) > 0.2
+    for kept in (None, mask):
+        ours = KF.box_weights(
+            [b.to(place) for b in boxes],
+            shapes,
+            alpha=2.0,
+            beta=3.0,
+            mask=None if kept is None else kept.to(place),
+        )
+        torch.testing.assert_close(
+            ours.cpu().double(), loop_weights(boxes, shapes, 2.0, 3.0, kept), rtol=1e-6, atol=0
+        )
+
+
+def cases(dtype):
+    shapes, boxes = [(5, 7), (3, 4)], some_boxes()
+    for name, width, to in (
+        ("tokens", 32, lambda x: x), ("narrow", 3, lambda x: x), ("odd", 257, lambda x: x),
+        ("maps", 16, lambda x: x.mT.contiguous().mT), ("sliced", 8, lambda x: torch.cat([x, x], 2)[..., ::2]),
+    ):  # fmt: skip
+        s, t = to(noise((4, 47, width), dtype)), to(noise((4, 47, width), dtype, 1))
+        yield Case(name, (s,), (t, boxes, shapes), {"alpha": 1.0, "beta": 0.5})
+    mask = torch.arange(4 * 47).reshape(4, 47) % 3 != 0
+    yield Case("mask", (s,), (t, boxes, shapes), {"alpha": 1.0, "beta": 0.5, "mask": mask})
+    yield Case("no boxes", (s,), (t, [torch.zeros(0, 4)] * 4, shapes))
+
+
+def with_boxes_there(function):
+    return lambda s, t, boxes, shapes, **k: function(s, t, [b.to(s.device) for b in boxes], shapes, **k)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_agrees_with_its_definition(place, dtype):
+    check_op(
+        with_boxes_there(KF.box_weighted_mse),
+        with_boxes_there(box_weighted_mse_reference),
+        cases(dtype),
+        place,
+    )
+
+
+def test_padding_may_hold_nan(place):
+    s, t, boxes, shapes = vector()
+    s, t, boxes = s.to(place), t.to(place), [b.to(place) for b in boxes]
+    mask = (torch.arange(20, device=place) < 15)[None]
+    expected = value_and_grads(lambda s: KF.box_weighted_mse(s, t, boxes, shapes, mask=mask), s)
+    s[:, 15:], t[:, 17:] = torch.nan, torch.inf
+    torch.testing.assert_close(
+        value_and_grads(lambda s: KF.box_weighted_mse(s, t, boxes, shapes, mask=mask), s), expected
+    )
+
+
+def test_empty_batch(place):
+    s = torch.zeros(0, 20, 3, device=place)
+    value, (grad,) = value_and_grads(lambda s: KF.box_weighted_mse(s, s.detach(), [], [(4, 5)]), s)
+    assert value == 0 and grad.shape == s.shape
+
+
+def test_weighted_mse_gradients(place):
+    s, t = noise((2, 6, 5)).to(place), noise((2, 6, 5), seed=1).to(place)
+    a, b, v = (x.to(place) for x in (noise((2, 6), seed=2), noise((2, 5), seed=3), noise((2, 5), seed=4)))
+    for gain in (None, v):
+        gradcheck(
+            lambda s, a, b, gain=gain: torch.stack(KF.weighted_mse(s, t, position=a, channel=b, gain=gain)),
+            s,
+            a,
+            b,
+        )
+    a[:, 2] = 0
+    gradcheck(lambda a: KF.weighted_mse(s, t, position=a)[0], a)
+    works_with_pytorch(
+        lambda s: sum(KF.weighted_mse(s, t.float(), position=a.float(), channel=b.float())), s.float()
+    )
+
+
+def test_works_with_pytorch(place):
+    s, t, boxes, shapes = vector()
+    t, boxes = t.float().to(place), [b.to(place) for b in boxes]
+    works_with_pytorch(
+        lambda s: KF.box_weighted_mse(s, t, boxes, shapes, alpha=1.0, beta=1.0), s.float().to(place)
+    )
+
+
+def test_bad_input():
+    s, t, boxes, shapes = vector()
+    call = KF.box_weighted_mse
+    refuses(ValueError, "add up to 16 tokens, but student has 20", call, s, t, boxes, [(4, 4)])
+    refuses(ValueError, "one tensor an image", call, s, t, boxes * 2, shapes)
+    refuses(TypeError, "boxes must be a list", call, s, t, boxes[0], shapes)
+    refuses(ValueError, r"boxes\[0\] must be", call, s, t, [boxes[0][:, :3]], shapes)
+    refuses(ValueError, "alpha must be", call, s, t, boxes, shapes, alpha=-1.0)
+    refuses(ValueError, "mask must have", call, s, t, boxes, shapes, mask=torch.ones(1, 19, dtype=torch.bool))
+    for bad in (torch.nan, -0.1):
+        boxes[0][1, 2] = bad
+        refuses(ValueError, "boxes must be cxcywh", call, s, t, boxes, shapes)
+
+
+def test_module():
+    s, t, boxes, shapes = vector()
+    module = kdfast.nn.BoxWeightedMSELoss(alpha=1.0)
+    assert torch.equal(module(s, t, boxes, shapes), KF.box_weighted_mse(s, t, boxes, shapes, alpha=1.0))

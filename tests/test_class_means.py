@@ -1,0 +1,208 @@
+"""class_sums, ClassMeans and the command that builds a file of class means."""
+
+import json
+
+import pytest
+import torch
+from feature_checks import DTYPES, noise, refuses, wave
+
+import kdfast.functional as KF
+from kdfast import class_means as command
+from kdfast.nn import ClassMeans
+from kdfast.ops.class_sums import class_sums_reference
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_class_sums(place, dtype):
+    for rows, width, classes in ((0, 4, 3), (1, 1, 1), (7, 33, 2), (1000, 65, 81), (3, 257, 1000)):
+        x, y = noise((rows, width), dtype).to(place), (torch.arange(rows) * 7 % classes).to(place)
+        sums, counts = KF.class_sums(x, y, classes)
+        expected = class_sums_reference(x.double(), y, classes)
+        assert (
+            sums.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+            and counts.dtype == torch.int64
+        )
+        torch.testing.assert_close(sums.double(), expected[0], rtol=1e-5, atol=1e-5)
+        assert torch.equal(counts, expected[1])
+    x = noise((6, 40), dtype).to(place)
+    y = torch.tensor([2, 0, 2, 1, 0, 0], device=place, dtype=torch.int32)
+    for view in (x[:, ::2], x.t()[:6], x[:1].expand(6, 40)):
+        torch.testing.assert_close(
+            KF.class_sums(view, y, 3)[0], class_sums_reference(view.contiguous(), y, 3)[0]
+        )
+
+
+def test_class_sums_bad_input():
+    x = torch.rand(4, 3)
+    refuses(ValueError, r"target must be in \[0, 1\], got 2", KF.class_sums, x, torch.tensor([0, 1, 2, 0]), 2)
+    refuses(ValueError, "target must be", KF.class_sums, x, torch.tensor([0, 1, -1, 0]), 2)
+    refuses(ValueError, "one class per row", KF.class_sums, x, torch.tensor([0]), 2)
+    refuses(TypeError, "num_classes", KF.class_sums, x, torch.tensor([0, 1, 1, 0]), 2.0)
+    refuses(ValueError, "num_classes", KF.class_sums, x, torch.tensor([0, 1, 1, 0]), 0)
+
+
+def test_vector_6():
+    means = ClassMeans(2, 3)
+    embeddings, labels = wave((6, 3)), torch.arange(6) % 2
+    for part in (slice(0, 2), slice(2, 6)):
+        means.update(embeddings[part], labels[part])
+    expected = torch.tensor(
+        [[0.6395415401, 0.9630876764, 0.4011754445], [-0.529575641, -0.9734373244, -0.522325221]]
+    )
+    assert means.sums.dtype == torch.float64 and means.compute().dtype == torch.float32
+    torch.testing.assert_close(means.compute(), expected, rtol=1e-6, atol=0)
+
+
+def test_classes_never_seen():
+    means = ClassMeans(4, 3)
+    means.update(wave((2, 3)), torch.tensor([1, 1]))
+    with pytest.raises(ValueError, match="3 classes: 0, 2, 3"):
+        means.compute()
+    means.missing = "ignore"
+    assert means.compute().isnan().all(1).tolist() == [True, False, True, True]
+    refuses(ValueError, "missing must be one of", ClassMeans, 4, 3, "skip")
+    refuses(ValueError, r"features must be \[rows, 3\]", means.update, wave((2, 4)), torch.tensor([1, 1]))
+
+
+def test_file(tmp_path):
+    means = ClassMeans(2, 3, "ignore", provenance={"teacher": "r50", "transform": "train"})
+    means.update(wave((2, 3)), torch.tensor([1, 1]))
+    means.save(tmp_path / "means.safetensors")
+    again = ClassMeans.load(tmp_path / "means.safetensors")
+    assert (
+        again.provenance == means.provenance and again.missing == "ignore" and again.counts.tolist() == [0, 2]
+    )
+    assert torch.equal(again.sums, means.sums)
+    filled = ClassMeans(2, 3)
+    assert filled.load(tmp_path / "means.safetensors") is filled and torch.equal(filled.sums, means.sums)
+    with pytest.raises(ValueError, match="holds 2 classes of 3 features"):
+        ClassMeans(3, 3).load(tmp_path / "means.safetensors")
+    assert means.half().sums.dtype == torch.float64
+
+
+def test_json_of_the_official_code(tmp_path):
+    (tmp_path / "emb.json").write_text(json.dumps({"0": [1.0, 2.0], "2": [3.0, 4.0]}))
+    means = ClassMeans.from_json(tmp_path / "emb.json", missing="ignore")
+    assert means.counts.tolist() == [1, 0, 1] and means.compute()[2].tolist() == [3.0, 4.0]
+
+
+def _rank(rank, path, results):
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
+    means = ClassMeans(2, 3)
+    means.update(wave((6, 3))[rank::2], (torch.arange(6) % 2)[rank::2])
+    results[rank] = means.compute()
+    dist.destroy_process_group()
+
+
+def test_ranks_are_added_up(tmp_path):
+    """Each rank sees one class alone; both must know both."""
+    manager = torch.multiprocessing.Manager()
+    results = manager.dict()
+    torch.multiprocessing.spawn(_rank, (str(tmp_path / "store"), results), nprocs=2)
+    alone = ClassMeans(2, 3)
+    alone.update(wave((6, 3)), torch.arange(6) % 2)
+    assert torch.equal(results[0], results[1])
+    torch.testing.assert_close(results[0], alone.compute())
+
+
+TEACHER = """
+import torch
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+
+def classifier():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 5), torch.nn.ReLU(), torch.nn.Linear(5, 2))
+
+def images():
+    torch.manual_seed(0)
+    return torch.utils.data.TensorDataset(torch.randn(6, 3, 8, 8), torch.arange(6) % 2)
+
+def detector():
+    torch.manual_seed(0)
+    body = torch.nn.Conv2d(3, 4, 8, 8)
+    body.out_channels = 4
+    anchors = AnchorGenerator(((16, 32),), ((1.0,),))
+    return FasterRCNN(body, 3, min_size=64, max_size=64, rpn_anchor_generator=anchors)
+
+class Boxes(torch.utils.data.Dataset):
+    def __len__(self):
+        return 3
+    def __getitem__(self, i):
+        if i >= 3:
+            raise IndexError
+        box = torch.tensor([[8.0, 8.0, 40.0 + i, 48.0]])
+        return torch.rand(3, 64, 64), {"boxes": box, "labels": torch.tensor([1 + i % 2])}
+"""
+
+
+@pytest.fixture
+def teacher_module(tmp_path, monkeypatch, need):
+    need.module("torchvision")
+    (tmp_path / "kd_teacher_of_test.py").write_text(TEACHER)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return "kd_teacher_of_test"
+
+
+def test_command_on_images(teacher_module, tmp_path, capsys):
+    options = [
+        "--teacher",
+        f"{teacher_module}:classifier",
+        "--data",
+        f"{teacher_module}:images",
+        "--device",
+        "cpu",
+    ]
+    assert command.main([*options, "--num-classes", "2", "--out", "means.safetensors"]) == 0
+    means = ClassMeans.load(tmp_path / "means.safetensors")
+    import kd_teacher_of_test as module
+
+    images, labels = module.images().tensors
+    with torch.no_grad():
+        embeddings = module.classifier()[:3](images)
+    torch.testing.assert_close(means.compute()[1], embeddings[labels == 1].mean(0))
+    assert means.provenance["teacher"] == f"{teacher_module}:classifier"
+    assert command.main([*options, "--out", "means.safetensors"]) == 2
+    assert "--num-classes is needed" in capsys.readouterr().err
+
+
+def test_command_on_an_image_folder(teacher_module, tmp_path):
+    from torchvision.io import write_png
+
+    for name, shade in (("a", 30), ("b", 200)):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        write_png(torch.full((3, 9, 9), shade, dtype=torch.uint8), str(tmp_path / "images" / name / "1.png"))
+    options = [
+        "--teacher",
+        f"{teacher_module}:classifier",
+        "--data",
+        "images",
+        "--size",
+        "8",
+        "--transform",
+        "eval",
+    ]
+    assert command.main([*options, "--device", "cpu", "--out", "means.safetensors"]) == 0
+    assert ClassMeans.load("means.safetensors").counts.tolist() == [1, 1]
+
+
+def test_command_on_rois(teacher_module):
+    options = [
+        "--teacher",
+        f"{teacher_module}:detector",
+        "--data",
+        f"{teacher_module}:Boxes",
+        "--rois",
+        "--device",
+        "cpu",
+    ]
+    assert (
+        command.main([*options, "--batch-size", "2", "--missing", "ignore", "--out", "rois.safetensors"]) == 0
+    )
+    means = ClassMeans.load("rois.safetensors")
+    assert (
+        means.dim == 1024 and means.num_classes == 3 and means.counts[0] > 0 and (means.counts[1:] > 0).all()
+    )
