@@ -16,8 +16,16 @@ static Tensor bspline_basis(const Tensor& x, const Tensor& grid, int64_t degree,
   const int64_t samples = x.size(0), features = x.size(1), count = grid.size(1);
   Tensor out = fresh(points, {samples, features, count - degree - 1}, compute);
   const int order = static_cast<int>(derivative <= kMaxDegree ? derivative : kMaxDegree + 1);
-  const BasisArgs args = {compute, samples, features, count, static_cast<int>(degree), order,
-                          static_cast<Extrapolation>(extrapolation), points.data_ptr(), knots.data_ptr(), out.data_ptr()};
+  const BasisArgs args = {compute,
+                          samples,
+                          features,
+                          count,
+                          static_cast<int>(degree),
+                          order,
+                          static_cast<Extrapolation>(extrapolation),
+                          points.data_ptr(),
+                          knots.data_ptr(),
+                          out.data_ptr()};
   if (samples * features > 0) launch(KD_KERNELS(bspline_basis), args, Pass::kForward, features * 512, x);
   return as_type_of(out, x);
 }

@@ -38,18 +38,19 @@ static EdgeStats kan_edge_stats(const Tensor& x, const Tensor& coef, const Tenso
   return {mean_abs, mean_square, variance, mean};
 }
 
-static WeightGrads kan_edge_stats_backward(const Tensor& grad_abs, const Tensor& grad_square, const Tensor& grad_variance,
-                                           const Tensor& mean, const Tensor& x, const Tensor& coef, const Tensor& grid,
-                                           int64_t degree, const std::optional<Tensor>& scale,
+static WeightGrads kan_edge_stats_backward(const Tensor& grad_abs, const Tensor& grad_square,
+                                           const Tensor& grad_variance, const Tensor& mean, const Tensor& x,
+                                           const Tensor& coef, const Tensor& grid, int64_t degree,
+                                           const std::optional<Tensor>& scale,
                                            const std::optional<Tensor>& base_weight, int64_t extrapolation) {
   KanInputs in(x, coef, grid, degree, scale, base_weight, extrapolation);
   EdgeArgs args = {};
-  const Tensor none = fresh(in.x, {0}, in.args.compute);
+  const auto none = [&] { return fresh(in.x, {0}, in.args.compute); };
   const Tensor of_abs = plain(grad_abs, in.args.compute), of_square = plain(grad_square, in.args.compute),
                of_variance = plain(grad_variance, in.args.compute), center = plain(mean, in.args.compute);
   Tensor grad_x = fresh_like(in.x), grad_coef = fresh_like(in.coef);
-  Tensor grad_scale = scale.has_value() ? fresh_like(*in.scale) : none;
-  Tensor grad_base = base_weight.has_value() ? fresh_like(*in.base_weight) : none;
+  Tensor grad_scale = scale.has_value() ? fresh_like(*in.scale) : none();
+  Tensor grad_base = base_weight.has_value() ? fresh_like(*in.base_weight) : none();
   Tensor packed = fresh(in.x, {in.packed_numbers()}, in.args.compute);
   Tensor packed_grad = fresh(in.x, {in.packed_numbers()}, in.args.compute);
   Tensor work = fresh(in.x, {in.args.features * kEdgeWork * in.padded_out()}, in.args.compute);
@@ -59,11 +60,13 @@ static WeightGrads kan_edge_stats_backward(const Tensor& grad_abs, const Tensor&
   if (base_weight.has_value()) in.args.grad_base_weight = grad_base.data_ptr();
   run_linear(in.args, KanStage::kPack, x);
   args.layer = in.args, args.work = work.data_ptr(), args.mean = center.data_ptr();
-  args.grad_abs = of_abs.data_ptr(), args.grad_square = of_square.data_ptr(), args.grad_variance = of_variance.data_ptr();
+  args.grad_abs = of_abs.data_ptr(), args.grad_square = of_square.data_ptr(),
+  args.grad_variance = of_variance.data_ptr();
   run(args, Pass::kBackward, x);
   run_linear(in.args, KanStage::kUnpack, x);
-  return {as_type_of(grad_x, x), as_type_of(grad_coef, coef), scale.has_value() ? as_type_of(grad_scale, *scale) : none,
-          base_weight.has_value() ? as_type_of(grad_base, *base_weight) : none};
+  return {as_type_of(grad_x, x), as_type_of(grad_coef, coef),
+          scale.has_value() ? as_type_of(grad_scale, *scale) : grad_scale,
+          base_weight.has_value() ? as_type_of(grad_base, *base_weight) : grad_base};
 }
 
 }  // namespace kd
@@ -73,7 +76,8 @@ KD_SCHEMA(m) {
       "kan_edge_stats(Tensor x, Tensor coef, Tensor grid, int degree, Tensor? scale, Tensor? base_weight, "
       "int extrapolation) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def(
-      "kan_edge_stats_backward(Tensor grad_abs, Tensor grad_square, Tensor grad_variance, Tensor mean, Tensor x, "
+      "kan_edge_stats_backward(Tensor grad_abs, Tensor grad_square, Tensor grad_variance, Tensor mean, "
+      "Tensor x, "
       "Tensor coef, Tensor grid, int degree, Tensor? scale, Tensor? base_weight, int extrapolation) "
       "-> (Tensor, Tensor, Tensor, Tensor)");
 }

@@ -1,9 +1,9 @@
-// Statistics over samples of each edge's output phi[b, o, i] = base[o, i] silu(x[b, i]) + scale spline: the means of |phi|
-// and phi^2 and the unbiased variance, without an array of that size.
+// Statistics over samples of each edge's output phi[b, o, i] = base[o, i] silu(x[b, i]) + scale spline: the
+// means of |phi| and phi^2 and the unbiased variance, without an array of that size.
 //
-// Blocks of samples are shifted by the mean so far and merged (Chan, Golub and LeVeque 1983), so that a variance far smaller
-// than the mean does not cancel. Backward: dL/dphi = g_abs sign(phi)/n + 2 g_square phi/n + 2 g_var (phi - mean)/(n-1),
-// with phi made anew.
+// Blocks of samples are shifted by the mean so far and merged (Chan, Golub and LeVeque 1983), so that a
+// variance far smaller than the mean does not cancel. Backward: dL/dphi = g_abs sign(phi)/n + 2 g_square
+// phi/n + 2 g_var (phi - mean)/(n-1), with phi made anew.
 #pragma once
 
 #include "common/kan.h"
@@ -28,11 +28,13 @@ struct EdgeSums {
   N abs, square, mean, around;  // around: sum of (phi - mean)^2
 
   // Adds n samples whose sums of phi - shift and its square are given, after `before` samples.
-  KD_FN void merge(N more_abs, N more_square, N shift, N sum, N sum_square, ScalarOf<N> n, ScalarOf<N> before) {
+  KD_FN void merge(N more_abs, N more_square, N shift, N sum, N sum_square, ScalarOf<N> n,
+                   ScalarOf<N> before) {
     const N theirs = shift + sum / n, between = theirs - mean;
     const N their_around = sum_square - sum * (sum / n);
     abs += more_abs, square += more_square;
-    around += (their_around > fill<N>(0) ? their_around : fill<N>(0)) + between * between * (before * n / (before + n));
+    around += (their_around > fill<N>(0) ? their_around : fill<N>(0)) +
+              between * between * (before * n / (before + n));
     mean += between * (n / (before + n));
   }
 };

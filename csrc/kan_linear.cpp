@@ -26,24 +26,26 @@ static Tensor kan_linear(const Tensor& x, const Tensor& coef, const Tensor& grid
   return as_type_of(cut(y, args.out), x);
 }
 
-// A few features give few pieces of work; then long batches are split, and the parts added up in a fixed order.
+// A few features give few pieces of work; then long batches are split, and the parts added up in a fixed
+// order.
 static int64_t splits_of(const KanArgs& args) {
   const int64_t pieces = args.features < 16 ? args.features : 16, longest = args.samples / 4096;
   const int64_t wanted = 16 / (pieces > 0 ? pieces : 1);
   return wanted < longest ? wanted : longest > 0 ? longest : 1;
 }
 
-static WeightGrads kan_linear_backward(const Tensor& grad, const Tensor& x, const Tensor& coef, const Tensor& grid,
-                                       int64_t degree, const std::optional<Tensor>& scale,
-                                       const std::optional<Tensor>& base_weight, int64_t extrapolation, int64_t wanted) {
+static WeightGrads kan_linear_backward(const Tensor& grad, const Tensor& x, const Tensor& coef,
+                                       const Tensor& grid, int64_t degree, const std::optional<Tensor>& scale,
+                                       const std::optional<Tensor>& base_weight, int64_t extrapolation,
+                                       int64_t wanted) {
   KanInputs in(x, coef, grid, degree, scale, base_weight, extrapolation);
   KanArgs& args = in.args;
   const bool input = wanted & kWantsInput, weights = wanted & kWantsWeights;
   const Tensor grad_y = pad_out(grad, in.padded_out(), args.compute);
-  const Tensor none = fresh(in.x, {0}, args.compute);
-  Tensor grad_x = input ? fresh_like(in.x) : none, grad_coef = weights ? fresh_like(in.coef) : none;
-  Tensor grad_scale = weights && scale.has_value() ? fresh_like(*in.scale) : none;
-  Tensor grad_base = weights && base_weight.has_value() ? fresh_like(*in.base_weight) : none;
+  const auto none = [&] { return fresh(in.x, {0}, args.compute); };
+  Tensor grad_x = input ? fresh_like(in.x) : none(), grad_coef = weights ? fresh_like(in.coef) : none();
+  Tensor grad_scale = weights && scale.has_value() ? fresh_like(*in.scale) : none();
+  Tensor grad_base = weights && base_weight.has_value() ? fresh_like(*in.base_weight) : none();
   args.grad_y = grad_y.data_ptr();
   if (input) {
     Tensor packed = fresh(in.x, {in.packed_numbers()}, args.compute);

@@ -1,11 +1,12 @@
-// B-spline basis functions on one span of a knot vector, by de Boor's triangular scheme, once for every number type.
+// B-spline basis functions on one span of a knot vector, by de Boor's triangular scheme, once for every
+// number type.
 //
-// Knots g_0 <= ... <= g_{n-1}; bases B_0 .. B_{n-K-2} of degree K. On a non-empty span g_i <= x < g_{i+1} the only bases
-// that are not 0 are B_{i-K} .. B_i. From degree p-1 to p, with d_r = g_{i+r+1} - g_{i+r+1-p} > 0:
+// Knots g_0 <= ... <= g_{n-1}; bases B_0 .. B_{n-K-2} of degree K. On a non-empty span g_i <= x < g_{i+1} the
+// only bases that are not 0 are B_{i-K} .. B_i. From degree p-1 to p, with d_r = g_{i+r+1} - g_{i+r+1-p} > 0:
 //   t_r = N_r / d_r;   value: N_r gets (g_{i+r+1} - x) t_r, N_{r+1} gets (x - g_{i+r+1-p}) t_r
 //                      derivative: N_r gets -p t_r, N_{r+1} gets +p t_r
-// so that repeated knots need no 0/0 rule. Knots outside the vector repeat its ends: they reach only the bases of negative
-// index and those past the last one, which do not exist and are dropped.
+// so that repeated knots need no 0/0 rule. Knots outside the vector repeat its ends: they reach only the
+// bases of negative index and those past the last one, which do not exist and are dropped.
 #pragma once
 
 #include "math.h"
@@ -14,7 +15,8 @@ namespace kd {
 
 constexpr int kMaxDegree = 5;
 
-// What x outside [g_K, g_{n-1-K}] gives: what the definition says; the tangent of the nearest non-empty span; its value.
+// What x outside [g_K, g_{n-1-K}] gives: what the definition says; the tangent of the nearest non-empty span;
+// its value.
 enum class Extrapolation : int32_t { kZero = 0, kLinear = 1, kClamp = 2 };
 
 namespace {
@@ -73,8 +75,10 @@ KD_FN Local<K, N> derivatives(N x, const Knots& near, int order) {
   Local<K, N> local = constant<K>(x);
   KD_UNROLL
   for (int p = 1; p <= K; ++p) {
-    if (p <= K - order) local.raise(p, x, near);
-    else local.differentiate(p, near);
+    if (p <= K - order)
+      local.raise(p, x, near);
+    else
+      local.differentiate(p, near);
   }
   if (order > K) {
     KD_UNROLL
@@ -98,18 +102,20 @@ KD_FN void value_and_slope(N x, const Knots& near, Local<K, N>* value, Local<K, 
   }
 }
 
-// Bases with index below 0 or past the last one do not exist. Moves the others so that they start at a basis `up` higher
-// (up > 0: the first `up` are dropped) or `-up` lower.
+// Bases with index below 0 or past the last one do not exist. Moves the others so that they start at a basis
+// `up` higher (up > 0: the first `up` are dropped) or `-up` lower.
 template <int K, class N, class I>
 KD_FN void shift(Local<K, N>* local, I up) {
   KD_UNROLL
   for (int s = 1; s <= K; ++s) {
     KD_UNROLL
     for (int r = 0; r <= K; ++r)
-      local->value[r] = select(up >= s, r < K ? local->value[r < K ? r + 1 : K] : fill<N>(0), local->value[r]);
+      local->value[r] =
+          select(up >= s, r < K ? local->value[r < K ? r + 1 : K] : fill<N>(0), local->value[r]);
     KD_UNROLL
     for (int r = K; r >= 0; --r)
-      local->value[r] = select(up <= -s, r > 0 ? local->value[r > 0 ? r - 1 : 0] : fill<N>(0), local->value[r]);
+      local->value[r] =
+          select(up <= -s, r > 0 ? local->value[r > 0 ? r - 1 : 0] : fill<N>(0), local->value[r]);
   }
 }
 

@@ -8,7 +8,8 @@ namespace kd {
 
 template <class A>
 void check_knots(const A* grid, int64_t features, int64_t knots, int64_t degree) {
-  const std::string needed = "; needed are finite knots in ascending order, repeats allowed, that span an interval";
+  const std::string needed =
+      "; needed are finite knots in ascending order, repeats allowed, that span an interval";
   for (int64_t i = 0; i < features; ++i) {
     const A* g = grid + i * knots;
     const std::string where = "grid of feature " + std::to_string(i);
@@ -16,8 +17,8 @@ void check_knots(const A* grid, int64_t features, int64_t knots, int64_t degree)
       if (!(g[m] - g[m] == 0))
         throw std::invalid_argument(where + " has a NaN or infinite knot at " + std::to_string(m) + needed);
       if (m > 0 && g[m] < g[m - 1])
-        throw std::invalid_argument(where + " is not sorted: knot " + std::to_string(m) + " is below the one before" +
-                                    needed);
+        throw std::invalid_argument(where + " is not sorted: knot " + std::to_string(m) +
+                                    " is below the one before" + needed);
     }
     if (!(g[degree] < g[knots - 1 - degree]))
       throw std::invalid_argument(where + " is constant between knots " + std::to_string(degree) + " and " +
@@ -41,8 +42,10 @@ inline void check_shapes(const Tensor& x, const Tensor& grid, int64_t degree, in
   if (x.dim() != 2 || grid.dim() != 2 || grid.size(0) != x.size(1))
     throw std::invalid_argument("kdfast: x must be [samples, features] and grid [features, knots]");
   if (degree < 0 || degree > kMaxDegree || grid.size(1) < 2 * degree + 2)
-    throw std::invalid_argument("kdfast: degree must be 0 to 5, and grid hold at least 2 * degree + 2 knots a feature");
-  if (extrapolation < 0 || extrapolation > 2) throw std::invalid_argument("kdfast: extrapolation must be 0, 1 or 2");
+    throw std::invalid_argument(
+        "kdfast: degree must be 0 to 5, and grid hold at least 2 * degree + 2 knots a feature");
+  if (extrapolation < 0 || extrapolation > 2)
+    throw std::invalid_argument("kdfast: extrapolation must be 0, 1 or 2");
 }
 
 // x in the compute type, without gaps.

@@ -2,9 +2,9 @@
 //
 //   y[b, o] = sum_i ( base[o, i] silu(x[b, i]) + sum_m scale[o, i] coef[o, i, m] B_m(x[b, i]) )
 //
-// Weights are packed into tiles of kTile outputs, tile by tile [features][rows][tile's width]: rows 0 .. bases-1 are
-// scale * coef, row `bases` is the base weight. A sample touches degree+1 neighbouring rows and the last one; the rows of
-// a few features stay in the first-level cache while many samples pass.
+// Weights are packed into tiles of kTile outputs, tile by tile [features][rows][tile's width]: rows 0 ..
+// bases-1 are scale * coef, row `bases` is the base weight. A sample touches degree+1 neighbouring rows and
+// the last one; the rows of a few features stay in the first-level cache while many samples pass.
 #pragma once
 
 #include "bspline.h"
@@ -39,8 +39,8 @@ struct KanArgs {
 
 namespace {
 
-constexpr int64_t kTileBytes = 256;   // of a packed row: 64 floats or 32 doubles
-constexpr int64_t kChunkBytes = 64;   // the width of a tile is a multiple of this
+constexpr int64_t kTileBytes = 256;  // of a packed row: 64 floats or 32 doubles
+constexpr int64_t kChunkBytes = 64;  // the width of a tile is a multiple of this
 
 KD_FN int64_t bases_of(const KanArgs& args) { return args.knots - args.degree - 1; }
 KD_FN int64_t rows_of(const KanArgs& args) { return bases_of(args) + (args.base_weight != nullptr ? 1 : 0); }

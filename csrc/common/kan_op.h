@@ -1,7 +1,7 @@
 // What the ops kan_linear and kan_edge_stats share: their inputs in the compute type, and the packed weights.
 //
-// Half precision is widened here, so that the kernels see float32 or float64 alone; results go back to the dtype of what
-// they belong to.
+// Half precision is widened here, so that the kernels see float32 or float64 alone; results go back to the
+// dtype of what they belong to.
 #pragma once
 
 #include "grid_check.h"
@@ -16,9 +16,12 @@ struct KanInputs {
   std::optional<Tensor> scale, base_weight;
   Tensor packed;
 
-  KanInputs(const Tensor& x_, const Tensor& coef_, const Tensor& grid_, int64_t degree, const std::optional<Tensor>& scale_,
-            const std::optional<Tensor>& base_, int64_t extrapolation)
-      : x(plain(x_, compute_type(x_, x_))), coef(plain(coef_, dtype_of(x))), grid(plain(grid_, dtype_of(x))), packed(x) {
+  KanInputs(const Tensor& x_, const Tensor& coef_, const Tensor& grid_, int64_t degree,
+            const std::optional<Tensor>& scale_, const std::optional<Tensor>& base_, int64_t extrapolation)
+      : x(plain(x_, compute_type(x_, x_))),
+        coef(plain(coef_, dtype_of(x))),
+        grid(plain(grid_, dtype_of(x))),
+        packed(x) {
     check_shapes(x, grid, degree, extrapolation);
     check_weights(degree, scale_, base_);
     check_grid(grid, degree);
@@ -40,7 +43,8 @@ struct KanInputs {
   int64_t packed_numbers() const { return padded_out() * args.features * rows_of(args); }
 
  private:
-  void check_weights(int64_t degree, const std::optional<Tensor>& scale_, const std::optional<Tensor>& base_) const {
+  void check_weights(int64_t degree, const std::optional<Tensor>& scale_,
+                     const std::optional<Tensor>& base_) const {
     const auto is_edges = [&](const Tensor& w) {
       return w.dim() == 2 && w.size(0) == coef.size(0) && w.size(1) == x.size(1);
     };
@@ -68,7 +72,8 @@ inline Tensor pad_out(const Tensor& grad, int64_t width, DType compute) {
   return to;
 }
 
-using WeightGrads = std::tuple<Tensor, Tensor, Tensor, Tensor>;  // of x, coef, scale, base_weight; [0] where not asked for
+using WeightGrads =
+    std::tuple<Tensor, Tensor, Tensor, Tensor>;  // of x, coef, scale, base_weight; [0] where not asked for
 
 // What a backward op is asked for: a gradient of x, one of the weights.
 constexpr int64_t kWantsInput = 1, kWantsWeights = 2;

@@ -1,8 +1,8 @@
 // Basis functions of one feature for a block of samples: a vector holds neighbouring samples.
 //
-// The span is the number of knots <= x, less one: counted knot by knot (two instructions each, whatever the spacing) or, for
-// long knot vectors, by bisection. Where a feature's knots fit two vectors they are looked up by permutation, and the
-// inverse knot distances with them; otherwise they are gathered.
+// The span is the number of knots <= x, less one: counted knot by knot (two instructions each, whatever the
+// spacing) or, for long knot vectors, by bisection. Where a feature's knots fit two vectors they are looked
+// up by permutation, and the inverse knot distances with them; otherwise they are gathered.
 #pragma once
 
 #include "../common/bspline.h"
@@ -46,7 +46,8 @@ struct NearTable {
   KD_FN N inverse(int p, int r) const { return inverses[p][r]; }
 };
 
-// Where x falls: the point that is evaluated, its span, and whether it is outside (of everything, or of the interior).
+// Where x falls: the point that is evaluated, its span, and whether it is outside (of everything, or of the
+// interior).
 template <class V>
 struct Place {
   V at, beyond;  // beyond: x - at
@@ -81,13 +82,16 @@ class Feature {
   template <bool kSlope>
   KD_FN I evaluate(const Place<V>& place, Local<K, V>* value, Local<K, V>* slope) const {
     const bool tangent = extrapolation_ == Extrapolation::kLinear;
-    if (kSlope || tangent) with_near(place.span, [&](const auto& near) { value_and_slope(place.at, near, value, slope); });
-    else with_near(place.span, [&](const auto& near) { *value = derivatives<K>(place.at, near, 0); });
+    if (kSlope || tangent)
+      with_near(place.span, [&](const auto& near) { value_and_slope(place.at, near, value, slope); });
+    else
+      with_near(place.span, [&](const auto& near) { *value = derivatives<K>(place.at, near, 0); });
     KD_UNROLL
     for (int r = 0; r <= K; ++r) {
       const V zero = fill<V>(0);
       if (tangent) value->value[r] += select(place.outside, place.beyond * slope->value[r], zero);
-      if (extrapolation_ == Extrapolation::kZero) value->value[r] = select(place.outside, zero, value->value[r]);
+      if (extrapolation_ == Extrapolation::kZero)
+        value->value[r] = select(place.outside, zero, value->value[r]);
       if (kSlope && !tangent) slope->value[r] = select(place.outside, zero, slope->value[r]);
     }
     const I start = first_basis(place.span), up = start - (place.span - K);
@@ -111,7 +115,8 @@ class Feature {
   }
 
  private:
-  // The interior [g_K, g_{n-1-K}] and its first and last non-empty spans: beyond its ends theirs are continued.
+  // The interior [g_K, g_{n-1-K}] and its first and last non-empty spans: beyond its ends theirs are
+  // continued.
   void bound_interior() {
     low_ = grid_[K], high_ = grid_[knots_ - 1 - K];
     first_ = K, last_ = knots_ - 2 - K;

@@ -1,5 +1,5 @@
-// The dense basis on the CPU: a block of samples at a time, feature by feature, the few bases that are not 0 scattered into
-// a row of zeros.
+// The dense basis on the CPU: a block of samples at a time, feature by feature, the few bases that are not 0
+// scattered into a row of zeros.
 #include "../bspline_basis.h"
 
 #include "../common/level.h"
@@ -26,7 +26,8 @@ void block(const BasisArgs& args, int64_t item) {
   const int64_t first = item * kBlock, end = first + kBlock < args.samples ? first + kBlock : args.samples;
   const int64_t bases = args.knots - K - 1;
   for (int64_t i = 0; i < args.features; ++i) {
-    const Feature<K, A> feature(static_cast<const A*>(args.grid) + i * args.knots, args.knots, args.extrapolation);
+    const Feature<K, A> feature(static_cast<const A*>(args.grid) + i * args.knots, args.knots,
+                                args.extrapolation);
     for (int64_t b = first; b < end; b += kLanes) {
       const int64_t n = end - b < kLanes ? end - b : kLanes;
       V x;
@@ -48,19 +49,27 @@ void block(const BasisArgs& args, int64_t item) {
 template <class A>
 void run(const BasisArgs& args, int64_t item) {
   switch (args.degree) {
-    case 0: return block<0, A>(args, item);
-    case 1: return block<1, A>(args, item);
-    case 2: return block<2, A>(args, item);
-    case 3: return block<3, A>(args, item);
-    case 4: return block<4, A>(args, item);
-    default: return block<5, A>(args, item);
+    case 0:
+      return block<0, A>(args, item);
+    case 1:
+      return block<1, A>(args, item);
+    case 2:
+      return block<2, A>(args, item);
+    case 3:
+      return block<3, A>(args, item);
+    case 4:
+      return block<4, A>(args, item);
+    default:
+      return block<5, A>(args, item);
   }
 }
 
 void forward(const BasisArgs& args, int64_t begin, int64_t end) {
   for (int64_t item = begin; item < end; ++item) {
-    if (args.compute == DType::kFloat64) run<double>(args, item);
-    else run<float>(args, item);
+    if (args.compute == DType::kFloat64)
+      run<double>(args, item);
+    else
+      run<float>(args, item);
   }
 }
 

@@ -1,8 +1,9 @@
-// What the CPU kernels of kan_linear and kan_edge_stats share: the bases of a feature for a block of samples, and packing.
+// What the CPU kernels of kan_linear and kan_edge_stats share: the bases of a feature for a block of samples,
+// and packing.
 #pragma once
 
-#include "../common/level.h"
 #include "../common/kan.h"
+#include "../common/level.h"
 #include "bspline.h"
 
 namespace kd {
@@ -22,8 +23,8 @@ struct Bases {
 
 // Fills `to` for samples x[0], x[stride], ...; the numbers past n are some valid x's.
 template <bool kSlope, int K, class A, int64_t kSamples>
-KD_FN void fill_bases(const KanArgs& args, const Feature<K, A>& feature, const A* x, int64_t stride, int64_t n,
-                      Bases<K, A, kSamples>* to) {
+KD_FN void fill_bases(const KanArgs& args, const Feature<K, A>& feature, const A* x, int64_t stride,
+                      int64_t n, Bases<K, A, kSamples>* to) {
   using V = typename VectorOf<A>::Type;
   constexpr int64_t kLanes = Number<V>::kLanes;
   for (int64_t b = 0; b < n; b += kLanes) {
@@ -54,11 +55,14 @@ KD_FN A* packed_rows(void* packed, const KanArgs& args, const OutTile& tile, int
   return static_cast<A*>(packed) + tile.offset + feature * rows_of(args) * tile.width;
 }
 
-// ---- Packing: an item is some features of one tile -----------------------------------------------------------------
+// ---- Packing: an item is some features of one tile
+// -----------------------------------------------------------------
 
 constexpr int64_t kPackedFeatures = 16;
 
-inline int64_t packs_of(const KanArgs& args) { return (args.features + kPackedFeatures - 1) / kPackedFeatures; }
+inline int64_t packs_of(const KanArgs& args) {
+  return (args.features + kPackedFeatures - 1) / kPackedFeatures;
+}
 
 template <class A, class Each>
 KD_FN void each_packed(const KanArgs& args, int64_t item, Each each) {
@@ -116,12 +120,18 @@ void unpack(const KanArgs& args, int64_t item) {
 template <class A, class Use>
 KD_FN void with_degree(int degree, Use use) {
   switch (degree) {
-    case 0: return use.template operator()<0, A>();
-    case 1: return use.template operator()<1, A>();
-    case 2: return use.template operator()<2, A>();
-    case 3: return use.template operator()<3, A>();
-    case 4: return use.template operator()<4, A>();
-    default: return use.template operator()<5, A>();
+    case 0:
+      return use.template operator()<0, A>();
+    case 1:
+      return use.template operator()<1, A>();
+    case 2:
+      return use.template operator()<2, A>();
+    case 3:
+      return use.template operator()<3, A>();
+    case 4:
+      return use.template operator()<4, A>();
+    default:
+      return use.template operator()<5, A>();
   }
 }
 

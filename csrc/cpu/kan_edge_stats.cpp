@@ -1,5 +1,5 @@
-// Edge statistics on the CPU. An item is one feature: all its edges' sums stay in a few rows of `work` while the samples
-// pass in blocks; a strip of edges is registers for the length of a block.
+// Edge statistics on the CPU. An item is one feature: all its edges' sums stay in a few rows of `work` while
+// the samples pass in blocks; a strip of edges is registers for the length of a block.
 #include "../kan_edge_stats.h"
 
 #include "kan.h"
@@ -10,6 +10,7 @@ namespace kd {
 namespace {
 
 constexpr int64_t kBlock = 512;
+constexpr int64_t kRun = 64;  // samples that are summed at once
 constexpr int kMost = kRegisters == 32 ? 2 : 1;
 
 int64_t items(const EdgeArgs& args) { return args.layer.features; }
@@ -27,8 +28,8 @@ KD_FN A number_at(const void* edges, const KanArgs& layer, int64_t o, int64_t i)
 
 // phi of one sample for a strip of edges.
 template <int kVectors, int K, class A, class V>
-KD_FN void evaluate(const Bases<K, A, kBlock>& bases, int64_t b, const A* rows, int64_t width, int64_t base_row,
-                    V (&phi)[kVectors]) {
+KD_FN void evaluate(const Bases<K, A, kBlock>& bases, int64_t b, const A* rows, int64_t width,
+                    int64_t base_row, V (&phi)[kVectors]) {
   constexpr int64_t kLanes = Number<V>::kLanes;
   const A* row = rows + bases.start[b] * width;
   KD_UNROLL
@@ -40,21 +41,24 @@ KD_FN void evaluate(const Bases<K, A, kBlock>& bases, int64_t b, const A* rows, 
   }
 }
 
-// ---- Forward ---------------------------------------------------------------------------------------------------------
+// ---- Forward
+// ---------------------------------------------------------------------------------------------------------
 
-template <int kVectors, int K, class A>
-KD_FN void add_block(const EdgeArgs& args, const Bases<K, A, kBlock>& bases, int64_t n, int64_t before, const A* rows,
-                     int64_t width, int64_t feature, int64_t first) {
-  using V = typename VectorOf<A>::Type;
-  constexpr int64_t kLanes = Number<V>::kLanes;
-  const int64_t base_row = args.layer.base_weight != nullptr ? bases_of(args.layer) : 0;
-  V abs[kVectors] = {}, square[kVectors] = {}, sum[kVectors] = {}, sum_square[kVectors] = {}, shift[kVectors], phi[kVectors];
-  A* work[kEdgeWork];
-  for (int w = 0; w < kEdgeWork; ++w) work[w] = work_row<A>(args, feature, w) + first;
-  evaluate<kVectors>(bases, 0, rows, width, base_row, shift);
-  if (before > 0)
-    for (int v = 0; v < kVectors; ++v) shift[v] = load<V>(work[2] + v * kLanes);
-  for (int64_t b = 0; b < n; ++b) {
+// Sums of samples [begin, end) of a block for a strip of edges, merged into those of the `before` samples
+// before them.
+template <int kVectors, int K, class A, class V>
+KD_FN void add_samples(const Bases<K, A, kBlock>& bases, int64_t begin, int64_t end, int64_t before,
+                       const A* rows, int64_t width, int64_t base_row, EdgeSums<V> (&sums)[kVectors]) {
+  V abs[kVectors] = {}, square[kVectors] = {}, sum[kVectors] = {}, sum_square[kVectors] = {},
+    shift[kVectors] = {};
+  V phi[kVectors];
+  const A n = static_cast<A>(end - begin);
+  for (int64_t b = begin; b < end && before == 0; ++b) {  // the first samples are shifted by their own mean
+    evaluate<kVectors>(bases, b, rows, width, base_row, phi);
+    for (int v = 0; v < kVectors; ++v) shift[v] += phi[v] / n;
+  }
+  for (int v = 0; v < kVectors && before > 0; ++v) shift[v] = sums[v].mean;
+  for (int64_t b = begin; b < end; ++b) {
     evaluate<kVectors>(bases, b, rows, width, base_row, phi);
     KD_UNROLL
     for (int v = 0; v < kVectors; ++v) {
@@ -62,13 +66,30 @@ KD_FN void add_block(const EdgeArgs& args, const Bases<K, A, kBlock>& bases, int
       abs[v] += magnitude(phi[v]), square[v] += phi[v] * phi[v], sum[v] += away, sum_square[v] += away * away;
     }
   }
-  for (int v = 0; v < kVectors; ++v) {
-    EdgeSums<V> sums = {};
+  for (int v = 0; v < kVectors; ++v)
+    sums[v].merge(abs[v], square[v], shift[v], sum[v], sum_square[v], n, static_cast<A>(before));
+}
+
+// A block of samples, in short runs: the rounding error of a sum grows with its length.
+template <int kVectors, int K, class A>
+KD_FN void add_block(const EdgeArgs& args, const Bases<K, A, kBlock>& bases, int64_t n, int64_t before,
+                     const A* rows, int64_t width, int64_t feature, int64_t first) {
+  using V = typename VectorOf<A>::Type;
+  constexpr int64_t kLanes = Number<V>::kLanes;
+  const int64_t base_row = args.layer.base_weight != nullptr ? bases_of(args.layer) : 0;
+  A* work[kEdgeWork];
+  for (int w = 0; w < kEdgeWork; ++w) work[w] = work_row<A>(args, feature, w) + first;
+  EdgeSums<V> sums[kVectors] = {};
+  for (int64_t v = 0; v < kVectors && before > 0; ++v) {
     const int64_t at = v * kLanes;
-    if (before > 0) sums = {load<V>(work[0] + at), load<V>(work[1] + at), load<V>(work[2] + at), load<V>(work[3] + at)};
-    sums.merge(abs[v], square[v], shift[v], sum[v], sum_square[v], static_cast<A>(n), static_cast<A>(before));
-    store(work[0] + at, sums.abs), store(work[1] + at, sums.square);
-    store(work[2] + at, sums.mean), store(work[3] + at, sums.around);
+    sums[v] = {load<V>(work[0] + at), load<V>(work[1] + at), load<V>(work[2] + at), load<V>(work[3] + at)};
+  }
+  for (int64_t b = 0; b < n; b += kRun)
+    add_samples<kVectors>(bases, b, b + kRun < n ? b + kRun : n, before + b, rows, width, base_row, sums);
+  for (int64_t v = 0; v < kVectors; ++v) {
+    const int64_t at = v * kLanes;
+    store(work[0] + at, sums[v].abs), store(work[1] + at, sums[v].square);
+    store(work[2] + at, sums[v].mean), store(work[3] + at, sums[v].around);
   }
 }
 
@@ -92,24 +113,29 @@ void forward_feature(const EdgeArgs& args, int64_t i) {
   Bases<K, A, kBlock> bases;
   for (int64_t first = 0; first < layer.samples; first += kBlock) {
     const int64_t n = first + kBlock < layer.samples ? kBlock : layer.samples - first;
-    fill_bases<false>(layer, feature, static_cast<const A*>(layer.x) + first * layer.features + i, layer.features, n, &bases);
+    fill_bases<false>(layer, feature, static_cast<const A*>(layer.x) + first * layer.features + i,
+                      layer.features, n, &bases);
     for (int64_t t = 0; t < tiles_of<A>(layer); ++t) {
       const OutTile tile = out_tile<A>(layer, t);
       const A* rows = packed_rows<const A>(layer.packed, layer, tile, i);
       each_strip<kMost, V>(tile.width, [&](auto strip, int64_t column) {
-        add_block<decltype(strip)::value>(args, bases, n, first, rows + column, tile.width, i, tile.first + column);
+        add_block<decltype(strip)::value>(args, bases, n, first, rows + column, tile.width, i,
+                                          tile.first + column);
       });
     }
   }
   finish<A>(args, i);
 }
 
-// ---- Backward --------------------------------------------------------------------------------------------------------
+// ---- Backward
+// --------------------------------------------------------------------------------------------------------
 
-// The samples order[0 .. n) of one block: adds to a strip of gradient rows, and to each sample's slope, lane by lane.
+// The samples order[0 .. n) of one block: adds to a strip of gradient rows, and to each sample's slope, lane
+// by lane.
 template <int kVectors, int K, class A, class V>
 KD_FN void add_grads(const EdgeArgs& args, const Bases<K, A, kBlock>& bases, const uint16_t* order, int64_t n,
-                     const EdgeSlope<V> (&slopes)[kVectors], const A* rows, A* grads, int64_t width, V* partial) {
+                     const EdgeSlope<V> (&slopes)[kVectors], const A* rows, A* grads, int64_t width,
+                     V* partial) {
   constexpr int64_t kLanes = Number<V>::kLanes;
   const int64_t base_row = args.layer.base_weight != nullptr ? bases_of(args.layer) : 0;
   V of_base[kVectors] = {};
@@ -180,7 +206,8 @@ void backward_feature(const EdgeArgs& args, int64_t i) {
   uint16_t order[kBlock];
   V partial[kBlock];
   for (int64_t first = 0; first < layer.samples; first += kBlock) {
-    const int64_t n = first + kBlock < layer.samples ? kBlock : layer.samples - first, at = first * layer.features + i;
+    const int64_t n = first + kBlock < layer.samples ? kBlock : layer.samples - first,
+                  at = first * layer.features + i;
     fill_bases<true>(layer, feature, static_cast<const A*>(layer.x) + at, layer.features, n, &bases);
     sort_by_start(bases, n, bases_of(layer) - K, order);
     for (int64_t b = 0; b < kBlock; ++b) partial[b] = V{};
@@ -196,7 +223,8 @@ void backward_feature(const EdgeArgs& args, int64_t i) {
           slopes[v] = {load<V>(work_row<A>(args, i, 0) + o), load<V>(work_row<A>(args, i, 1) + o),
                        load<V>(work_row<A>(args, i, 2) + o), load<V>(work_row<A>(args, i, 3) + o)};
         }
-        add_grads<kVectors>(args, bases, order, n, slopes, rows + column, grads + column, tile.width, partial);
+        add_grads<kVectors>(args, bases, order, n, slopes, rows + column, grads + column, tile.width,
+                            partial);
       });
     }
     for (int64_t b = 0; b < n; b += kLanes) {
@@ -223,4 +251,5 @@ void backward(const EdgeArgs& args, int64_t begin, int64_t end) {
 }  // namespace kd
 
 extern "C" const kd::Kernels<kd::EdgeArgs> KD_JOIN(kd_, kan_edge_stats, KD_LEVEL);
-const kd::Kernels<kd::EdgeArgs> KD_JOIN(kd_, kan_edge_stats, KD_LEVEL) = {kd::items, kd::forward, kd::backward};
+const kd::Kernels<kd::EdgeArgs> KD_JOIN(kd_, kan_edge_stats, KD_LEVEL) = {kd::items, kd::forward,
+                                                                          kd::backward};

@@ -1,10 +1,12 @@
-// A KAN layer on the CPU by local support: of a feature's rows of weights, a sample touches the degree+1 whose bases are not
-// 0, and the base row. So the work does not grow with the grid, and beats the dense product already at 5 intervals.
+// A KAN layer on the CPU by local support: of a feature's rows of weights, a sample touches the degree+1
+// whose bases are not 0, and the base row. So the work does not grow with the grid, and beats the dense
+// product already at 5 intervals.
 //
-// Forward: a block of samples and a few features, whose rows of one tile stay in the first-level cache; every sample's
-// outputs are registers while the features pass. Gradient of x: the same walk, with dot products over the outputs.
-// Gradient of the weights: a feature's samples sorted by span, so that a span's rows are registers while its samples
-// pass. Each item writes numbers of its own: no atomics, and the bits do not depend on the number of threads.
+// Forward: a block of samples and a few features, whose rows of one tile stay in the first-level cache; every
+// sample's outputs are registers while the features pass. Gradient of x: the same walk, with dot products
+// over the outputs. Gradient of the weights: a feature's samples sorted by span, so that a span's rows are
+// registers while its samples pass. Each item writes numbers of its own: no atomics, and the bits do not
+// depend on the number of threads.
 #include "../kan_linear.h"
 
 #include "kan.h"
@@ -14,8 +16,8 @@
 namespace kd {
 namespace {
 
-constexpr int64_t kBlock = 128;      // samples
-constexpr int64_t kGroup = 4;        // features at most
+constexpr int64_t kBlock = 128;           // samples
+constexpr int64_t kGroup = 4;             // features at most
 constexpr int64_t kFastBytes = 20 << 10;  // of the first-level cache, for a group's rows
 constexpr int kStrip = kRegisters / 4 > 4 && KD_VECTOR_BYTES == 64 ? 4 : 8;
 
@@ -35,12 +37,13 @@ KD_FN Range piece(int64_t item, int64_t size, int64_t total) {
   return {item * size, end < total ? end : total};
 }
 
-// ---- Forward ---------------------------------------------------------------------------------------------------------
+// ---- Forward
+// ---------------------------------------------------------------------------------------------------------
 
 // Adds one feature's share to a strip of one sample's outputs.
 template <int kVectors, int K, class A, class V>
-KD_FN void add_feature(const Bases<K, A, kBlock>& bases, int64_t b, const A* rows, int64_t width, int64_t base_row,
-                       V (&sum)[kVectors]) {
+KD_FN void add_feature(const Bases<K, A, kBlock>& bases, int64_t b, const A* rows, int64_t width,
+                       int64_t base_row, V (&sum)[kVectors]) {
   constexpr int64_t kLanes = Number<V>::kLanes;
   const A* row = rows + bases.start[b] * width;
   KD_UNROLL
@@ -93,7 +96,8 @@ void forward_block(const KanArgs& args, int64_t item) {
   }
 }
 
-// ---- Gradient of x ---------------------------------------------------------------------------------------------------
+// ---- Gradient of x
+// ---------------------------------------------------------------------------------------------------
 
 // sum_o grad[o] dphi[o]/dx over a strip, lane by lane.
 template <int kVectors, int K, class A, class V>
@@ -161,15 +165,16 @@ void input_grad_block(const KanArgs& args, int64_t item) {
   }
 }
 
-// ---- Gradient of the weights -------------------------------------------------------------------------------------------
+// ---- Gradient of the weights
+// -------------------------------------------------------------------------------------------
 
 constexpr int64_t kSorted = 1024;       // samples that are sorted at once
 constexpr int64_t kSortedFeatures = 4;  // an item's
 
 // Adds samples order[0 .. n) to a strip of one feature's gradient rows.
 template <int kVectors, int K, class A>
-KD_FN void add_weight_grad(const Bases<K, A, kSorted>& bases, const uint16_t* order, int64_t n, const A* grad_y,
-                           int64_t stride, A* rows, int64_t width, int64_t base_row) {
+KD_FN void add_weight_grad(const Bases<K, A, kSorted>& bases, const uint16_t* order, int64_t n,
+                           const A* grad_y, int64_t stride, A* rows, int64_t width, int64_t base_row) {
   using V = typename VectorOf<A>::Type;
   constexpr int64_t kLanes = Number<V>::kLanes;
   V base[kVectors] = {};
@@ -249,7 +254,8 @@ void weight_grad_chunk(const KanArgs& args, int64_t item) {
       for (int64_t f = 0; f < features.size(); ++f) {
         A* rows = packed_rows<A>(grads, args, tile, features.begin + f);
         each_strip<kMost, V>(tile.width, [&](auto strip, int64_t column) {
-          add_weight_grad<decltype(strip)::value>(bases[f], order[f], n, grad_y + column, width, rows + column, tile.width,
+          add_weight_grad<decltype(strip)::value>(bases[f], order[f], n, grad_y + column, width,
+                                                  rows + column, tile.width,
                                                   args.base_weight != nullptr ? base_row : 0);
         });
       }
@@ -257,25 +263,35 @@ void weight_grad_chunk(const KanArgs& args, int64_t item) {
   }
 }
 
-// ---- Stages ------------------------------------------------------------------------------------------------------------
+// ---- Stages
+// ------------------------------------------------------------------------------------------------------------
 
 int64_t items(const KanArgs& args) {
   switch (args.stage) {
     case KanStage::kForward:
-    case KanStage::kInputGrad: return (args.samples + kBlock - 1) / kBlock;
-    case KanStage::kWeightGrad: return feature_chunks(args) * args.splits;
-    default: return packs_of(args) * (args.compute == DType::kFloat64 ? tiles_of<double>(args) : tiles_of<float>(args));
+    case KanStage::kInputGrad:
+      return (args.samples + kBlock - 1) / kBlock;
+    case KanStage::kWeightGrad:
+      return feature_chunks(args) * args.splits;
+    default:
+      return packs_of(args) *
+             (args.compute == DType::kFloat64 ? tiles_of<double>(args) : tiles_of<float>(args));
   }
 }
 
 template <int K, class A>
 void run(const KanArgs& args, int64_t item) {
   switch (args.stage) {
-    case KanStage::kPack: return pack<A>(args, item);
-    case KanStage::kForward: return forward_block<K, A>(args, item);
-    case KanStage::kInputGrad: return input_grad_block<K, A>(args, item);
-    case KanStage::kWeightGrad: return weight_grad_chunk<K, A>(args, item);
-    case KanStage::kUnpack: return unpack<A>(args, item);
+    case KanStage::kPack:
+      return pack<A>(args, item);
+    case KanStage::kForward:
+      return forward_block<K, A>(args, item);
+    case KanStage::kInputGrad:
+      return input_grad_block<K, A>(args, item);
+    case KanStage::kWeightGrad:
+      return weight_grad_chunk<K, A>(args, item);
+    case KanStage::kUnpack:
+      return unpack<A>(args, item);
   }
 }
 

@@ -17,7 +17,8 @@ struct Count {
   static constexpr int value = n;
 };
 
-// use(Count<vectors>, first column) over `width` columns, in strips of at most kMost vectors (a power of two up to 8).
+// use(Count<vectors>, first column) over `width` columns, in strips of at most kMost vectors (a power of two
+// up to 8).
 template <int kMost, class V, class Use>
 KD_FN void each_strip(int64_t width, Use use) {
   constexpr int64_t kLanes = Number<V>::kLanes;

@@ -18,6 +18,7 @@ from kdfast.nn.feature_losses import (
     RKDLoss,
     SimilarityPreservingLoss,
 )
+from kdfast.nn.kan import KAN, KANConv2d, KANLinear
 from kdfast.nn.losses import JSDivLoss, KLDivLoss, ReverseKLDivLoss, SkewKLDivLoss, TVDistLoss
 
 __all__ = [
@@ -32,6 +33,9 @@ __all__ = [
     "HCLLoss",
     "HintMSELoss",
     "JSDivLoss",
+    "KAN",
+    "KANConv2d",
+    "KANLinear",
     "KLDivLoss",
     "MGDLoss",
     "MaskedMSELoss",

@@ -39,16 +39,19 @@ def adapted_grid(points: Tensor, intervals: int, degree: int, margin: float, eps
 
 
 def fit(points: Tensor, grid: Tensor, degree: int, extrapolation: str) -> Tensor:
-    """The matrices [I, bases, B] from values at `points` [B, I] to the coefficients nearest to them in least squares.
+    """The matrices [I, bases, B] from values at `points` [B, I] to the coefficients nearest to them in least
+    squares.
 
-    Of least norm where the samples do not determine them: by QR, then the pseudo-inverse of the small factor, so that a
-    basis without samples does no harm on any device. float64.
+    Of least norm where the samples do not determine them: by QR, then the pseudo-inverse of the small factor,
+    so that a basis without samples does no harm on any device. float64.
     """
     q, r = torch.linalg.qr(_basis(points, grid, degree, extrapolation))
     return torch.linalg.pinv(r, rtol=1e-10) @ q.mT
 
 
-def moved(weight: Tensor, points: Tensor, old: Tensor, new: Tensor, degree: int, extrapolation: str) -> Tensor:
+def moved(
+    weight: Tensor, points: Tensor, old: Tensor, new: Tensor, degree: int, extrapolation: str
+) -> Tensor:
     """Coefficients [O, I, bases] on the knots `new` of the splines that `weight` are on the knots `old`.
 
     One small matrix for each feature, whatever the number of outputs: nothing of the size B x I x O is made.

@@ -1,4 +1,5 @@
-"""Kolmogorov-Arnold layers: KANLinear (loads efficient-kan's state_dicts), KAN (a stack of them) and KANConv2d."""
+"""Kolmogorov-Arnold layers: KANLinear (loads efficient-kan's state_dicts), KAN (a stack of them) and
+KANConv2d."""
 
 from __future__ import annotations
 
@@ -21,10 +22,12 @@ _NOISE = 0.1  # efficient-kan's scale_noise
 
 
 class KANLinear(nn.Module):
-    """A linear layer whose edges are splines plus silu: y_o = sum_i base_oi silu(x_i) + scaler_oi spline_oi(x_i).
+    """A linear layer whose edges are splines plus silu: y_o = sum_i base_oi silu(x_i) + scaler_oi
+    spline_oi(x_i).
 
-    Parameters and buffer have efficient-kan's names and shapes, so that its state_dicts load and give the same output:
-    base_weight [O, I], spline_weight [O, I, G+k], spline_scaler [O, I] (if `scale`), grid [I, G+2k+1].
+    Parameters and buffer have efficient-kan's names and shapes, so that its state_dicts load and give the
+    same output: base_weight [O, I], spline_weight [O, I, G+k], spline_scaler [O, I] (if `scale`), grid [I,
+    G+2k+1].
 
     Args:
         in_features, out_features: I, O.
@@ -35,7 +38,8 @@ class KANLinear(nn.Module):
         scale: whether each edge's spline has a learnable factor of its own.
         extrapolation: "zero", "linear" or "clamp", as in `kdfast.functional.kan_linear`.
 
-    The grid is checked when it is built, loaded or updated: ValueError if it is not ascending, finite and wide.
+    The grid is checked when it is built, loaded or updated: ValueError if it is not ascending, finite and
+    wide.
     """
 
     def __init__(
@@ -52,7 +56,11 @@ class KANLinear(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        for name, size in (("in_features", in_features), ("out_features", out_features), ("grid_size", grid_size)):
+        for name, size in (
+            ("in_features", in_features),
+            ("out_features", out_features),
+            ("grid_size", grid_size),
+        ):
             _check_count(name, size)
         self.degree = check_degree(degree)
         check_extrapolation(extrapolation)
@@ -73,7 +81,8 @@ class KANLinear(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """efficient-kan's: Kaiming for base_weight and spline_scaler, splines through small noise at the grid points."""
+        """efficient-kan's: Kaiming for base_weight and spline_scaler, splines through small noise at the grid
+        points."""
         nn.init.kaiming_uniform_(self.base_weight, a=math.sqrt(5))
         points = self.grid[:, self.degree : self.grid.size(1) - self.degree].T
         if points.is_meta:
@@ -106,9 +115,9 @@ class KANLinear(nn.Module):
     def update_grid(self, x: Tensor, margin: float = 0.01, grid_eps: float = 0.02) -> None:
         """Moves the knots to where the samples x [..., I] are; the splines keep their values there.
 
-        Knots are order statistics of x, mixed with a uniform grid over its range (plus `margin`) in the ratio 1 - grid_eps
-        to grid_eps; coefficients are the least-squares fit at the samples, of least norm where samples are few. The scaler
-        is left alone, and multiplies the same spline as before.
+        Knots are order statistics of x, mixed with a uniform grid over its range (plus `margin`) in the ratio
+        1 - grid_eps to grid_eps; coefficients are the least-squares fit at the samples, of least norm where
+        samples are few. The scaler is left alone, and multiplies the same spline as before.
         """
         _check.floating("x", x)
         if x.dim() == 0 or x.size(-1) != self.in_features:
@@ -127,15 +136,17 @@ class KANLinear(nn.Module):
     ) -> Tensor:
         """A penalty for many and equal edges: regularize_activation * size + regularize_entropy * entropy.
 
-        Without x, efficient-kan's, on the coefficients: size sum of l_oi = mean_m |c_oim|, entropy of l / sum l (0 for edges
-        that are 0). With x [..., I], pykan's, on what the edges do to these samples: v_oi = std(phi_oi) / (std(x_i) + 0.1),
-        size sum of v, and the mean entropies (in bits) over rows and over columns of v.
+        Without x, efficient-kan's, on the coefficients: size sum of l_oi = mean_m |c_oim|, entropy of l / sum
+        l (0 for edges that are 0). With x [..., I], pykan's, on what the edges do to these samples: v_oi =
+        std(phi_oi) / (std(x_i) + 0.1), size sum of v, and the mean entropies (in bits) over rows and over
+        columns of v.
         """
         if x is None:
             size = self.spline_weight.abs().mean(-1)
             total = size.sum()
             share = size / torch.where(total == 0, 1, total)
-            return regularize_activation * total - regularize_entropy * torch.xlogy(share, share).sum()
+            entropy = -(share * torch.where(share > 0, share, 1).log()).sum()  # xlogy has no gradient at 0
+            return regularize_activation * total + regularize_entropy * entropy
         spread = _root(x.reshape(-1, self.in_features).to(self.grid.dtype).var(0)) + 0.1
         size = _root(self.edge_stats(x)[2]) / spread
         entropy = _bits(size, 1).mean() + _bits(size, 0).mean()
@@ -184,7 +195,8 @@ class KAN(nn.Sequential):
 class KANConv2d(nn.Module):
     """A convolution whose kernel entries are KAN edges: every patch [C * kh * kw] goes through one KANLinear.
 
-    Args: as torch.nn.Conv2d's (int or pair), then KANLinear's. Padding is with zeros, which a KAN edge does not map to 0.
+    Args: as torch.nn.Conv2d's (int or pair), then KANLinear's. Padding is with zeros, which a KAN edge does
+    not map to 0.
     """
 
     def __init__(
@@ -230,12 +242,15 @@ class KANConv2d(nn.Module):
 
     def _output_size(self, x: Tensor) -> tuple[int, int]:
         return tuple(
-            (x.size(2 + d) + 2 * self.padding[d] - self.dilation[d] * (self.kernel_size[d] - 1) - 1) // self.stride[d] + 1
+            (x.size(2 + d) + 2 * self.padding[d] - self.dilation[d] * (self.kernel_size[d] - 1) - 1)
+            // self.stride[d]
+            + 1
             for d in range(2)
         )
 
     def extra_repr(self) -> str:
-        return f"{self.in_channels}, {self.out_channels}, {self.kernel_size}, {self.stride}, {self.padding}, {self.dilation}"
+        window = f"{self.kernel_size}, {self.stride}, {self.padding}, {self.dilation}"
+        return f"{self.in_channels}, {self.out_channels}, {window}"
 
 
 def _check_count(name: str, n: object) -> None:

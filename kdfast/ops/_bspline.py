@@ -1,7 +1,7 @@
 """What the B-spline ops share in Python: checks of their arguments, and the definition of the basis.
 
-The definition is the Cox-de Boor recursion with 0/0 = 0 and half-open spans. Its derivatives are those of its pieces:
-B'_{m,k} = k [B_{m,k-1} / (g_{m+k} - g_m) - B_{m+1,k-1} / (g_{m+k+1} - g_{m+1})].
+The definition is the Cox-de Boor recursion with 0/0 = 0 and half-open spans. Its derivatives are those of its
+pieces: B'_{m,k} = k [B_{m,k-1} / (g_{m+k} - g_m) - B_{m+1,k-1} / (g_{m+k+1} - g_{m+1})].
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ MAX_DEGREE = 5
 EXTRAPOLATIONS = {"zero": 0, "linear": 1, "clamp": 2}
 
 
-# ---- Checks ----------------------------------------------------------------------------------------------------------
+# ---- Checks
+# ----------------------------------------------------------------------------------------------------------
 
 
 def check_degree(degree: object) -> int:
@@ -36,7 +37,8 @@ def check_extrapolation(name: object) -> int:
 
 
 def check_points(x: object, grid: object, degree: int) -> Tensor:
-    """x [..., I] and grid [I, knots] or [knots] that fit: TypeError, ValueError, RuntimeError. Returns grid [I, knots]."""
+    """x [..., I] and grid [I, knots] or [knots] that fit: TypeError, ValueError, RuntimeError. Returns grid
+    [I, knots]."""
     _check.floating("x", x)
     _check.floating("grid", grid)
     if x.dim() == 0 or x.size(-1) == 0:
@@ -44,7 +46,8 @@ def check_points(x: object, grid: object, degree: int) -> Tensor:
     _check.same_device("x", x, "grid", grid)
     if grid.dim() not in (1, 2) or (grid.dim() == 2 and grid.size(0) != x.size(-1)):
         raise ValueError(
-            f"grid must be [knots] or [{x.size(-1)}, knots] for {x.size(-1)} features, got shape {tuple(grid.shape)}"
+            f"grid must be [knots] or [{x.size(-1)}, knots] for {x.size(-1)} features, "
+            f"got shape {tuple(grid.shape)}"
         )
     if grid.size(-1) < 2 * degree + 2:
         raise ValueError(
@@ -61,10 +64,12 @@ def check_knots(grid: Tensor, degree: int) -> None:
     if (grid.diff(dim=-1) < 0).any():
         raise ValueError(f"grid is not sorted; {needed}")
     if (grid[:, degree] >= grid[:, grid.size(-1) - 1 - degree]).any():
-        raise ValueError(f"grid is constant between knots {degree} and {grid.size(-1) - 1 - degree}; {needed}")
+        last = grid.size(-1) - 1 - degree
+        raise ValueError(f"grid is constant between knots {degree} and {last}; {needed}")
 
 
-# ---- The definition --------------------------------------------------------------------------------------------------
+# ---- The definition
+# --------------------------------------------------------------------------------------------------
 
 
 def basis_definition(x: Tensor, grid: Tensor, degree: int, derivative: int, extrapolation: int) -> Tensor:

@@ -1,4 +1,5 @@
-"""What kan_linear and kan_edge_stats share in Python: checks, and the layer as plain differentiable PyTorch."""
+"""What kan_linear and kan_edge_stats share in Python: checks, and the layer as plain differentiable
+PyTorch."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ BASES = ("silu",)
 
 
 class Layer(NamedTuple):
-    """Checked arguments: x [N, I], coef [O, I, bases], grid [I, knots], scale and base_weight [O, I] or None."""
+    """Checked arguments: x [N, I], coef [O, I, bases], grid [I, knots], scale and base_weight [O, I] or
+    None."""
 
     x: Tensor
     coef: Tensor
@@ -44,8 +46,8 @@ def check_layer(
     features, bases = x.size(-1), knots.size(1) - degree - 1
     if coef.dim() != 3 or coef.shape[1:] != (features, bases) or coef.size(0) == 0:
         raise ValueError(
-            f"coef must be [out, {features}, {bases}] for {features} features and {knots.size(1)} knots of degree "
-            f"{degree}, got shape {tuple(coef.shape)}"
+            f"coef must be [out, {features}, {bases}] for {features} features and {knots.size(1)} knots "
+            f"of degree {degree}, got shape {tuple(coef.shape)}"
         )
     _check.same_device("coef", coef, "x", x)
     for name, edges in (("scale", scale), ("base_weight", base_weight)):
@@ -53,11 +55,13 @@ def check_layer(
             continue
         _check.floating(name, edges)
         if edges.shape != coef.shape[:2]:
-            raise ValueError(f"{name} must be [out, features] {tuple(coef.shape[:2])}, got shape {tuple(edges.shape)}")
+            given = tuple(edges.shape)
+            raise ValueError(f"{name} must be [out, features] {tuple(coef.shape[:2])}, got shape {given}")
         _check.same_device(name, edges, "x", x)
     if base not in BASES:
         raise ValueError(f"base must be one of {', '.join(BASES)}, got {base!r}")
-    return Layer(x.reshape(-1, features), coef, knots, degree, scale, base_weight, check_extrapolation(extrapolation))
+    code = check_extrapolation(extrapolation)
+    return Layer(x.reshape(-1, features), coef, knots, degree, scale, base_weight, code)
 
 
 def compute_type(x: Tensor) -> torch.dtype:

@@ -1,7 +1,7 @@
 """Statistics of every edge's output over the samples, without a tensor of samples by outputs by inputs.
 
-They are what activation-based KAN regularisers and feature scores need: pykan's exact one is sqrt(variance) over the
-input's spread, KAN-L1 the mean of |phi|.
+They are what activation-based KAN regularisers and feature scores need: pykan's exact one is sqrt(variance)
+over the input's spread, KAN-L1 the mean of |phi|.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from kdfast import backend
 from kdfast.ops._kan import Layer, check_layer, compute_type, weights
@@ -58,15 +57,16 @@ def kan_edge_stats(
     base: str = "silu",
     extrapolation: str = "zero",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean of |phi|, mean of phi^2 and variance of phi over the samples, for every edge (o, i) of a KAN layer.
+    """Mean of |phi|, mean of phi^2 and variance of phi over the samples, for every edge (o, i) of a KAN
+    layer.
 
-    phi_oi(x) = base_weight_oi silu(x_i) + scale_oi sum_m coef_oim B_m(x_i); arguments as in `kan_linear`, all leading
-    dimensions of x being samples. Differentiable once with respect to x, coef, scale and base_weight; memory grows with
-    samples times inputs and with outputs times inputs, never with their product.
+    phi_oi(x) = base_weight_oi silu(x_i) + scale_oi sum_m coef_oim B_m(x_i); arguments as in `kan_linear`, all
+    leading dimensions of x being samples. Differentiable with respect to x, coef, scale and base_weight,
+    once; memory grows with samples times inputs and with outputs times inputs, never with their product.
 
     Returns:
-        Three tensors [O, I], float32 (float64 for float64 x). The variance is unbiased (n - 1), 0 for one sample; without
-        samples all are 0.
+        Three tensors [O, I], float32 (float64 for float64 x). The variance is unbiased (n - 1), 0 for one
+        sample; without samples all are 0.
 
     Raises TypeError, ValueError or RuntimeError for bad input, as `kan_linear` does.
     """
@@ -96,33 +96,49 @@ class _EdgeStats(torch.autograd.Function):
         ctx.options = degree, extrapolation, kernels
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad_abs, grad_square, grad_variance, _):
         x, coef, grid, scale, base_weight, mean = ctx.saved_tensors
         degree, extrapolation, kernels = ctx.options
         layer = Layer(x, coef, grid, degree, scale, base_weight, extrapolation)
-        op = backend.ops(kernels).kan_edge_stats_backward
-        grad_x, grad_coef, grad_scale, grad_base = op(grad_abs, grad_square, grad_variance, mean, *layer)
-        return (
-            grad_x,
-            grad_coef,
-            None,
-            None,
-            grad_scale if scale is not None else None,
-            grad_base if base_weight is not None else None,
-            None,
-            None,
+        grads = _EdgeStatsBackward.apply(grad_abs, grad_square, grad_variance, mean, *layer, kernels)
+        grad_x, grad_coef, grad_scale, grad_base = grads
+        given = (grad_scale if scale is not None else None, grad_base if base_weight is not None else None)
+        return grad_x, grad_coef, None, None, *given, None, None
+
+
+class _EdgeStatsBackward(torch.autograd.Function):
+    """The gradients; asked for their own, it says that there are none, where once_differentiable may keep
+    silent."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*arguments):
+        *tensors, kernels = arguments
+        return backend.ops(kernels).kan_edge_stats_backward(*tensors)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, *_):
+        raise RuntimeError(
+            "kan_edge_stats can be differentiated once: for second derivatives use kdfast.use('reference')"
         )
 
 
-# ---- Fake kernels ----------------------------------------------------------------------------------------------------
+# ---- Fake kernels
+# ----------------------------------------------------------------------------------------------------
 
 
 def _fake(x, coef, grid, degree, scale, base_weight, extrapolation):
     return tuple(x.new_empty(coef.shape[:2], dtype=compute_type(x)) for _ in range(4))
 
 
-def _fake_backward(grad_abs, grad_square, grad_variance, mean, x, coef, grid, degree, scale, base_weight, extrapolation):
+def _fake_backward(
+    grad_abs, grad_square, grad_variance, mean, x, coef, grid, degree, scale, base_weight, extrapolation
+):
     return fake_grads(x, coef, scale, base_weight, wanted=3)
 
 

@@ -1,4 +1,5 @@
-"""A Kolmogorov-Arnold layer: every edge a spline plus a base function (Liu et al. 2024, eq. 2.10), summed over inputs."""
+"""A Kolmogorov-Arnold layer: every edge a spline plus a base function (Liu et al. 2024, eq. 2.10), summed
+over inputs."""
 
 from __future__ import annotations
 
@@ -44,8 +45,8 @@ def kan_linear(
 ) -> Tensor:
     """y_o = sum_i ( base_weight_oi silu(x_i) + scale_oi sum_m coef_oim B_m(x_i) ), in one op.
 
-    The basis is never stored: between forward and backward only the arguments are kept. Gradients to x, coef, scale and
-    base_weight; second derivatives (PDE losses) are right too, and take the dense basis.
+    The basis is never stored: between forward and backward only the arguments are kept. Gradients to x, coef,
+    scale and base_weight; second derivatives (PDE losses) are right too, and take the dense basis.
 
     Args:
         x: points [..., I] of any strides; float64, float32, bfloat16 or float16.
@@ -55,14 +56,15 @@ def kan_linear(
         scale: a factor of each edge's spline [O, I], or None.
         base_weight: a factor of each edge's base function [O, I], or None: no base function.
         base: the base function, "silu".
-        extrapolation: what x outside [g_k, g_{n-1-k}] gives the spline: "zero" (the definition: it falls to 0 at the
-            ends of the knot vector, as in efficient-kan), "linear" (goes on along its tangent) or "clamp" (keeps its value).
+        extrapolation: what x outside [g_k, g_{n-1-k}] gives the spline: "zero" (the definition: it falls to 0
+            at the ends of the knot vector, as in efficient-kan), "linear" (goes on along its tangent) or
+            "clamp" (keeps its value).
 
     Returns:
         [..., O] in x's dtype, computed in float32 (float64 for float64 x).
 
-    Raises TypeError, ValueError or RuntimeError for bad input; on the CPU ValueError also for a grid that is not sorted,
-    not finite or constant.
+    Raises TypeError, ValueError or RuntimeError for bad input; on the CPU ValueError also for a grid that is
+    not sorted, not finite or constant.
     """
     layer = check_layer(x, coef, grid, degree, scale, base_weight, base, extrapolation)
     y = linear_rows(layer, backend.of(x, "kan_linear"))
@@ -158,7 +160,8 @@ def layer_grad_mask(wanted: int, has_scale: bool, has_base: bool) -> tuple[bool,
     return bool(wanted & 1), weights_wanted, weights_wanted and has_scale, weights_wanted and has_base
 
 
-# ---- Fake kernels ----------------------------------------------------------------------------------------------------
+# ---- Fake kernels
+# ----------------------------------------------------------------------------------------------------
 
 
 def _fake(x, coef, grid, degree, scale, base_weight, extrapolation):
