@@ -17,7 +17,7 @@ DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 def agrees_with_definition(function: Callable, reference: Callable, device: str, dtype: torch.dtype) -> None:
     """Values and gradients, at every shape, stride and kind of logits, for all reductions."""
-    assert check_op(function, reference, logit_cases(dtype), device) > 30
+    assert check_op(function, reference, logit_cases(dtype), device) > 15
     for reduction in ("none", "sum", "mean"):
         call = lambda *a, reduction=reduction, **k: function(*a, **{"reduction": reduction} | k)  # noqa: E731
         plain = lambda *a, reduction=reduction, **k: reference(*a, **{"reduction": reduction} | k)  # noqa: E731
