@@ -155,7 +155,7 @@ def measure(rows: int) -> dict:
         [ours[t] for t in TESTS], [pandas[t] for t in TESTS], rtol=1e-5
     ):
         raise SystemExit(f"polars and pandas disagree: {ours} against {pandas}")
-    return {"rows": written, "limit_gb": LIMIT_GB, "machine": _machine(), "results": results}
+    return {"laboratory_results": written, "limit_gb": LIMIT_GB, "machine": _machine(), "results": results}
 
 
 def _machine() -> dict:
@@ -168,6 +168,7 @@ def _machine() -> dict:
     return {
         "cpu": name,
         "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
         "polars": polars.__version__,
     }

@@ -3,7 +3,7 @@ importances.
 
 Expected gradients (Erion et al., 2021), on the prepared steps z [T, F] of a network with logit f:
 
-    attribution_tf = E_{b, a} [ (z_tf - b_tf) * df/dz_tf (b + a (z - b)) ],    b from a background, a uniform in (0, 1)
+    attribution_tf = E_{b, a} [ (z - b)_tf * df/dz_tf (b + a (z - b)) ],   b from a background, a uniform
 
 They sum to f(z) - E f(b). shap's deep explainers do not know recurrent layers; this needs gradients only.
 """
