@@ -42,8 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _sentence(error: Exception) -> str | None:
     """What to tell the person, or None for a fault of ours.
 
-    Ours to tell are UserError, a full disk, Lightning's refusal of a setting (more GPUs than there are), and what
-    kdfast's own checks raise on purpose: TypeError, ValueError and RuntimeError from a `raise` in this package.
+    Ours to tell are UserError, a full disk, Lightning's refusal of a setting (more GPUs than there are), and
+    what kdfast's own checks raise on purpose: TypeError, ValueError and RuntimeError from a `raise` in this
+    package.
     """
     if isinstance(error, OSError) and error.errno in FULL_DISK:
         return f"cannot write {error.filename or 'a file'}: {why(error)}"
