@@ -1,4 +1,5 @@
-"""kl_div, forward and backward, against plain PyTorch, torch.compile, the floor, and Liger where it can run."""
+"""kl_div, forward and backward, against plain PyTorch, torch.compile, the floor, and Liger where it can
+run."""
 
 import divergences
 import harness

@@ -17,4 +17,7 @@ def smart(student: torch.Tensor, teacher: torch.Tensor, *, dim: int) -> torch.Te
 
 @pytest.mark.parametrize("size", divergences.sizes(), ids=divergences.label)
 def test_reverse_kl_div(benchmark, size):
-    harness.compare(divergences.case("reverse_kl_div", size, KF.reverse_kl_div, reverse_kl_div_reference, smart), benchmark)
+    harness.compare(
+        divergences.case("reverse_kl_div", size, KF.reverse_kl_div, reverse_kl_div_reference, smart),
+        benchmark,
+    )

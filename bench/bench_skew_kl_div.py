@@ -18,4 +18,6 @@ def smart(student: torch.Tensor, teacher: torch.Tensor, *, dim: int) -> torch.Te
 
 @pytest.mark.parametrize("size", divergences.sizes(), ids=divergences.label)
 def test_skew_kl_div(benchmark, size):
-    harness.compare(divergences.case("skew_kl_div", size, KF.skew_kl_div, skew_kl_div_reference, smart), benchmark)
+    harness.compare(
+        divergences.case("skew_kl_div", size, KF.skew_kl_div, skew_kl_div_reference, smart), benchmark
+    )

@@ -30,7 +30,9 @@ def _machine() -> str:
 
 
 def _facts() -> dict:
-    git = subprocess.run(["git", "-C", HERE, "describe", "--always", "--dirty"], capture_output=True, text=True)
+    git = subprocess.run(
+        ["git", "-C", HERE, "describe", "--always", "--dirty"], capture_output=True, text=True
+    )
     return {
         "machine": _machine(),
         "date": datetime.date.today().isoformat(),

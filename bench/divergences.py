@@ -34,13 +34,17 @@ def sizes() -> list[tuple]:
 
 def label(size: tuple) -> str:
     shape, dim, dtype = size
-    return f"{'x'.join(map(str, shape))} {str(dtype).removeprefix('torch.')}" + (f" dim={dim}" if len(shape) > 2 else "")
+    return f"{'x'.join(map(str, shape))} {str(dtype).removeprefix('torch.')}" + (
+        f" dim={dim}" if len(shape) > 2 else ""
+    )
 
 
 def pair(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Student (a leaf) and teacher logits, N(0, 1)."""
     generator = torch.Generator().manual_seed(0)
-    student, teacher = (torch.randn(shape, generator=generator).to(dtype).to(harness.device()) for _ in range(2))
+    student, teacher = (
+        torch.randn(shape, generator=generator).to(dtype).to(harness.device()) for _ in range(2)
+    )
     return student.requires_grad_(), teacher
 
 
@@ -55,7 +59,9 @@ def case(op: str, size: tuple, ours: Callable, reference: Callable, smart: Calla
     torch._dynamo.reset()
 
     def provider(name: str, loss: Callable) -> Provider:
-        return Provider(name, harness.training_step(loss, student, teacher), harness.gradient_of(loss, *small))
+        return Provider(
+            name, harness.training_step(loss, student, teacher), harness.gradient_of(loss, *small)
+        )
 
     providers = [
         provider("kdfast", call(ours)),

@@ -1,9 +1,10 @@
 """Compares ways to compute one thing, side by side in one process.
 
-A Case has providers: functions that do one training step's worth of an op (forward and backward). Every round runs them
-all, one after the other, so that a machine that slows down slows all of them; kdfast itself is what pytest-benchmark
-times, the others are timed in each round's setup. What counts is the median over rounds of the ratio within a round,
-over ROUNDS rounds, of the best of RUNS runs. Before anything is timed, every provider's gradient is compared with
+A Case has providers: functions that do one training step's worth of an op (forward and backward). Every round
+    runs them all, one after the other, so that a machine that slows down slows all of them; kdfast itself is
+    what pytest-benchmark times, the others are timed in each round's setup. What counts is the median over
+    rounds of the ratio within a round, over ROUNDS rounds, of the best of RUNS runs. Before anything is
+    timed, every provider's gradient is compared with
 float64: a wrong one is shown as wrong.
 """
 
@@ -75,7 +76,9 @@ def peak_bytes(step: Callable[[], Any]) -> int:
         step()
         synchronize()
         return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
         step()
     held = most = 0
     for event in profile.profiler.kineto_results.events():
@@ -176,7 +179,8 @@ def _times(best: dict[str, list[float]], ours: str, name: str) -> dict[str, floa
     }
 
 
-# ---- Providers that many ops share -----------------------------------------------------------------------------------
+# ---- Providers that many ops share
+# -----------------------------------------------------------------------------------
 
 
 class _Floor(torch.autograd.Function):

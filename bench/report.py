@@ -30,10 +30,28 @@ def _row(record: dict[str, Any], name: str, facts: dict[str, Any]) -> list[str]:
     speed = f"{record['fraction_of_copy']:.2f}" if first else ""
     error = "" if "error" not in facts else f"{facts['error']:.1e}" + (" WRONG" if facts.get("wrong") else "")
     ratio = "1" if first else f"{facts['ratio']:.2f}"
-    return [record["op"], record["case"], name, _time(facts["median"]), ratio, speed, _memory(facts["peak_bytes"]), error]
+    return [
+        record["op"],
+        record["case"],
+        name,
+        _time(facts["median"]),
+        ratio,
+        speed,
+        _memory(facts["peak_bytes"]),
+        error,
+    ]
 
 
-HEADER = ["op", "case", "provider", "median", "time / kdfast's", "of copy speed", "peak memory", "gradient error"]
+HEADER = [
+    "op",
+    "case",
+    "provider",
+    "median",
+    "time / kdfast's",
+    "of copy speed",
+    "peak memory",
+    "gradient error",
+]
 
 
 def rows(records: list[dict[str, Any]]) -> list[list[str]]:
@@ -70,7 +88,11 @@ def plot(records: list[dict[str, Any]], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(9, 0.5 + 0.42 * len(cases)), layout="constrained")
     names = dict.fromkeys(n for _, r in cases for n in list(r["providers"])[1:])
     for name in names:
-        points = [(r["providers"][name]["ratio"], i) for i, (_, r) in enumerate(cases) if "ratio" in r["providers"].get(name, {})]
+        points = [
+            (r["providers"][name]["ratio"], i)
+            for i, (_, r) in enumerate(cases)
+            if "ratio" in r["providers"].get(name, {})
+        ]
         axes.scatter(*zip(*points, strict=True), label=name, s=28)
     axes.axvline(1, color="black", linewidth=1)
     axes.set_xscale("log")
@@ -89,8 +111,11 @@ def write(folder: Path) -> str:
     if not records:
         return ""
     facts = records[0]["facts"]
-    head = f"# {facts['machine']}\n\ntorch {facts['torch']}, {facts['threads']} threads, medians of {facts['rounds']} interleaved"
-    head += f" rounds, best of {facts['runs']} runs; forward and backward. `time / kdfast's` above 1: kdfast is faster."
+    head = (
+        f"# {facts['machine']}\n\ntorch {facts['torch']}, {facts['threads']} threads; forward and backward; "
+        f"medians of {facts['rounds']} interleaved rounds, best of {facts['runs']} runs. Above 1 in "
+        "`time / kdfast's`: kdfast is faster."
+    )
     text = f"{head}\n\n![ratios](speed.svg)\n\n{table(records)}\n"
     (folder / "report.md").write_text(text)
     plot(records, folder / "speed.svg")
@@ -108,7 +133,9 @@ def fill_readme(records: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    folders = [Path(name) for name in sys.argv[1:]] or sorted(p for p in (HERE / "results").glob("*") if p.is_dir())
+    folders = [Path(name) for name in sys.argv[1:]] or sorted(
+        p for p in (HERE / "results").glob("*") if p.is_dir()
+    )
     for folder in folders:
         print(write(folder))
     fill_readme([record for folder in folders for record in load(folder)])

@@ -1,8 +1,9 @@
 """Which kernels serve a tensor: the only place in Python that chooses.
 
-A backend is a namespace of ops with the same names: `native` (torch.ops.kdfast: C++ on the CPU, CUDA on NVIDIA GPUs),
-`triton` (torch.ops.kdfast_triton) and `reference` (each op's definition in plain PyTorch). Facts of the process are read
-once, when kdfast is imported, so that choosing costs nothing and torch.compile can trace it.
+A backend is a namespace of ops with the same names: `native` (torch.ops.kdfast: C++ on the CPU, CUDA on
+    NVIDIA GPUs), `triton` (torch.ops.kdfast_triton) and `reference` (each op's definition in plain PyTorch).
+    Facts of the process are read once, when kdfast is imported, so that choosing costs nothing and
+    torch.compile can trace it.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def _registered(namespace: str, key: str) -> frozenset[str]:
     return frozenset(name.removeprefix(prefix) for name in names if name.startswith(prefix))
 
 
-# Which ops have kernels: a loss may come with its definition alone, and then "native" must not claim to serve it.
+# Which ops have kernels: a loss may come with its definition alone; "native" must not claim to serve it then.
 _NAMESPACES = {"native": "kdfast", "triton": "kdfast_triton"}
 _KERNELS = {
     (name, device): _registered(namespace, device.upper())
@@ -136,10 +137,11 @@ _CHOICE = {(device, op): _choose(device, op) for device in ("cpu", "cuda") for o
 
 
 def of(x: Tensor, op: str = "") -> str:
-    """The backend that serves op `op` on tensor `x`: the one asked for, or else the first that has a kernel for it.
+    """The backend that serves op `op` on tensor `x`: the one asked for, else the first that has a kernel for
+    it.
 
-    An op without any kernel for the device is served by its definition ("reference"). Raises RuntimeError if the
-    backend that was asked for cannot run it: an explicit choice never falls back.
+    An op without any kernel for the device is served by its definition ("reference"). Raises RuntimeError if
+    the backend that was asked for cannot run it: an explicit choice never falls back.
     """
     if _asked is not None:
         reason = reason_against(_asked, x, op)
@@ -166,8 +168,8 @@ class use:  # noqa: N801 - reads as a verb, as torch.no_grad does
     Args:
         name: "native", "triton" or "reference"; "auto" gives the choice back to kdfast.
 
-    Raises ValueError for an unknown name. That a backend cannot run is said (RuntimeError) when an op is called, since
-    it depends on the tensors' device.
+    Raises ValueError for an unknown name. That a backend cannot run is said (RuntimeError) when an op is
+    called, since it depends on the tensors' device.
     """
 
     def __init__(self, name: str) -> None:

@@ -1,6 +1,7 @@
 """What every loss on logits must hold, as functions that its room's test file calls.
 
-`call` takes the student logits alone and returns the loss (or a tuple of them); everything else is fixed in it.
+`call` takes the student logits alone and returns the loss (or a tuple of them); everything else is fixed in
+it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""cross_entropy_kl_div: F.cross_entropy in every option, kl_div, what leaves both, PyTorch's transforms, bad input."""
+"""cross_entropy_kl_div: F.cross_entropy in every option, kl_div, what leaves both, PyTorch's transforms, bad
+input.
+"""
 
 import itertools
 
@@ -42,7 +44,9 @@ def targets(case: Case) -> torch.Tensor:
 def test_agrees_with_its_definition(place, dtype):
     def cases():
         for case in logit_cases(dtype):
-            yield Case(case.name, case.inputs, (*case.constants, targets(case)), {"temperature": 2.0} | case.keywords)
+            yield Case(
+                case.name, case.inputs, (*case.constants, targets(case)), {"temperature": 2.0} | case.keywords
+            )
 
     for options in ({}, {"reduction": "none"}, {"reduction": "batchmean", "label_smoothing": 0.1}):
         call = lambda *a, o=options, **k: KF.cross_entropy_kl_div(*a, **k | o)  # noqa: E731
@@ -54,12 +58,16 @@ def test_vectors(place):
     for name, (value, size) in HARD.items():
         student, teacher = (x.to(place) for x in vectors.inputs(name))
         target = 3 * torch.arange(len(student), device=place) + 2
-        call = lambda s, t=teacher, y=target: KF.cross_entropy_kl_div(s, t, y, temperature=4.0, reduction="sum")[0]  # noqa: E731
+        call = lambda s, t=teacher, y=target: KF.cross_entropy_kl_div(  # noqa: E731
+            s, t, y, temperature=4.0, reduction="sum"
+        )[0]
         checks.has_value(call, student, value, size)
 
 
 def test_kl_vectors(place, need):
-    need.that(kdfast.backend.of(torch.empty(0, device=place)) != "reference", "plain log_softmax loses these digits")
+    need.that(
+        kdfast.backend.of(torch.empty(0, device=place)) != "reference", "plain log_softmax loses these digits"
+    )
     for name, rows in vectors.EXPECTED["kl_div"].items():
         student, teacher = (x.to(place) for x in vectors.inputs(name))
         target = torch.zeros(len(student), dtype=torch.long, device=place)
@@ -81,11 +89,18 @@ def test_ce_equals_torch_in_every_option(place, dtype):
         y = target.clone()
         y[0] = -100 if index == -100 else 3
         theirs = F.cross_entropy(
-            student, y, weight=None if w is None else w.to(dtype), ignore_index=index, label_smoothing=smoothing,
-            reduction=reduction,
+            student, y, weight=None if w is None else w.to(dtype), ignore_index=index,
+            label_smoothing=smoothing, reduction=reduction,
         )  # fmt: skip
         ours, _ = KF.cross_entropy_kl_div(
-            student, teacher, y, dim=1, weight=w, ignore_index=index, label_smoothing=smoothing, reduction=reduction
+            student,
+            teacher,
+            y,
+            dim=1,
+            weight=w,
+            ignore_index=index,
+            label_smoothing=smoothing,
+            reduction=reduction,
         )
         torch.testing.assert_close(ours, theirs)
 
@@ -118,7 +133,9 @@ def test_what_leaves_both_values(place):
         rows = KF.cross_entropy_kl_div(student, teacher, target, mask=mask, reduction="none")
         assert all((x[1:] == 0).all() for x in rows)
         for reduction in ("mean", "sum", "batchmean"):
-            none = KF.cross_entropy_kl_div(student, teacher, torch.full_like(target, -100), reduction=reduction)
+            none = KF.cross_entropy_kl_div(
+                student, teacher, torch.full_like(target, -100), reduction=reduction
+            )
             for loss in none:
                 checks.is_attached_zero(loss, student)
             empty = torch.zeros(0, 5, dtype=dtype, device=place, requires_grad=True)
@@ -144,7 +161,9 @@ def test_index_out_of_range(place, need):
         target = torch.tensor([0, bad, 2])
         with pytest.raises(ValueError, match=r"target must hold class numbers in \[0, 4\]"):
             KF.cross_entropy_kl_div(x, x, target)
-        compiled = torch.compile(lambda y: KF.cross_entropy_kl_div(x, x, y), fullgraph=True, backend="aot_eager")
+        compiled = torch.compile(
+            lambda y: KF.cross_entropy_kl_div(x, x, y), fullgraph=True, backend="aot_eager"
+        )
         with pytest.raises(ValueError, match="target must hold class numbers"):
             compiled(target)
 

@@ -1,4 +1,6 @@
-"""dist_loss: its vector, correlations against NumPy, rows that do not count, one sample, PyTorch's transforms."""
+"""dist_loss: its vector, correlations against NumPy, rows that do not count, one sample, PyTorch's
+transforms.
+"""
 
 import loss_checks as checks
 import numpy as np
@@ -36,7 +38,9 @@ def test_vectors(place):
     student, teacher = STUDENT.to(place), TEACHER.to(place)
     checks.has_value(lambda s: KF.dist_loss(s, teacher, temperature=4.0), student, 3.565853941, 9.673855281)
     for options, value in (({"gamma": 0.0}, 1.853396887), ({"beta": 0.0}, 1.712457054)):
-        assert KF.dist_loss(student, teacher, temperature=4.0, **options).item() == pytest.approx(value, rel=1e-9)
+        assert KF.dist_loss(student, teacher, temperature=4.0, **options).item() == pytest.approx(
+            value, rel=1e-9
+        )
 
 
 def test_correlations_are_numpys(place):
@@ -78,7 +82,11 @@ def test_bad_input():
     checks.refuses(
         [
             (lambda: KF.dist_loss(STUDENT, TEACHER[:, :4]), ValueError, "5 and 4 classes along dim 1"),
-            (lambda: KF.dist_loss(STUDENT[0], TEACHER[0]), ValueError, r"student must be \[samples, classes\]"),
+            (
+                lambda: KF.dist_loss(STUDENT[0], TEACHER[0]),
+                ValueError,
+                r"student must be \[samples, classes\]",
+            ),
             (lambda: KF.dist_loss(STUDENT, TEACHER, gamma=None), TypeError, "gamma must be a number"),
             (lambda: KF.dist_loss(STUDENT, TEACHER, temperature=0), ValueError, "temperature"),
         ]
@@ -86,4 +94,6 @@ def test_bad_input():
 
 
 def test_module():
-    assert torch.equal(kdfast.nn.DISTLoss(gamma=2.0)(STUDENT, TEACHER), KF.dist_loss(STUDENT, TEACHER, gamma=2.0))
+    assert torch.equal(
+        kdfast.nn.DISTLoss(gamma=2.0)(STUDENT, TEACHER), KF.dist_loss(STUDENT, TEACHER, gamma=2.0)
+    )

@@ -82,7 +82,9 @@ def test_published_form(place):
 
 
 def test_accurate_near_convergence(place, need):
-    need.that(kdfast.backend.of(torch.empty(0, device=place)) != "reference", "plain log_softmax loses these digits")
+    need.that(
+        kdfast.backend.of(torch.empty(0, device=place)) != "reference", "plain log_softmax loses these digits"
+    )
     target = torch.tensor([0, 5, 299, 17], device=place)
     for distance in (1.0, 1e-2, 1e-4):
         student, teacher = logits((4, 300), torch.float64)
@@ -138,10 +140,18 @@ def test_bad_input():
     checks.refuses(
         [
             (lambda: KF.dkd_loss(STUDENT, TEACHER[:, :4], TARGET), ValueError, "5 and 4 classes along dim 1"),
-            (lambda: KF.dkd_loss(STUDENT, TEACHER, TARGET.double()), TypeError, "target must hold class numbers"),
+            (
+                lambda: KF.dkd_loss(STUDENT, TEACHER, TARGET.double()),
+                TypeError,
+                "target must hold class numbers",
+            ),
             (lambda: KF.dkd_loss(STUDENT, TEACHER, TARGET[:2]), ValueError, r"target must have shape \(4,\)"),
             (lambda: KF.dkd_loss(STUDENT, TEACHER, TARGET, alpha="1"), TypeError, "alpha must be a number"),
-            (lambda: KF.dkd_loss(STUDENT, TEACHER, TARGET, reduction="avg"), ValueError, "reduction must be one of"),
+            (
+                lambda: KF.dkd_loss(STUDENT, TEACHER, TARGET, reduction="avg"),
+                ValueError,
+                "reduction must be one of",
+            ),
         ]
     )
 

@@ -22,7 +22,12 @@ def cases(dtype):
     x, _ = logits((6, 70), dtype, "peaky")
     target = torch.tensor([0, 5, -100, 69, 0, 7])
     weight = torch.linspace(0.5, 2, 70)
-    for options in ({"gamma": 0.0}, {"gamma": 0.5}, {"weight": weight}, {"weight": weight, "weight_in_pt": True}):
+    for options in (
+        {"gamma": 0.0},
+        {"gamma": 0.5},
+        {"weight": weight},
+        {"weight": weight, "weight_in_pt": True},
+    ):
         yield Case(f"peaky {list(options)}", (x,), (target,), options)
     yield Case("sliced", (x[::2, 1::3],), (torch.tensor([1, 0, 22]),))
     yield Case("transposed", (x.t(),), (torch.arange(70) % 6,))
@@ -66,7 +71,9 @@ def test_ends_of_the_range(place):
         for inside in (False, True):
             x = torch.tensor([[200.0, 0, 0], [0, 200.0, 0], [-inf, 1.0, 0]], device=place)
             y = torch.zeros(3, dtype=torch.long, device=place)
-            call = lambda x, g=gamma, i=inside, y=y: KF.focal_loss(x, y, gamma=g, weight_in_pt=i, reduction="none")  # noqa: E731
+            call = lambda x, g=gamma, i=inside, y=y: KF.focal_loss(  # noqa: E731
+                x, y, gamma=g, weight_in_pt=i, reduction="none"
+            )
             value, grad = call(x), checks.gradient(call, x)
             assert value.tolist() == [0.0, 200.0, inf], gamma
             torch.testing.assert_close(grad[1], torch.tensor([-1.0, 1, 0], device=place))
@@ -83,7 +90,9 @@ def test_what_is_not_counted(place):
     assert (grad[2:] == 0).all() and (grad[:2] != 0).all()
     x = LOGITS.to(place).requires_grad_()
     for reduction in ("mean", "sum", "batchmean"):
-        checks.is_attached_zero(KF.focal_loss(x, torch.full_like(y, 2), ignore_index=2, reduction=reduction), x)
+        checks.is_attached_zero(
+            KF.focal_loss(x, torch.full_like(y, 2), ignore_index=2, reduction=reduction), x
+        )
         empty = torch.zeros(0, 3, device=place, requires_grad=True)
         checks.is_attached_zero(KF.focal_loss(empty, y[:0], reduction=reduction), empty)
 
@@ -107,7 +116,11 @@ def test_works_with_pytorch(place):
 def test_bad_input():
     checks.refuses(
         [
-            (lambda: KF.focal_loss(LOGITS, TARGET, gamma=-1), ValueError, "gamma must be a finite number of at least 0"),
+            (
+                lambda: KF.focal_loss(LOGITS, TARGET, gamma=-1),
+                ValueError,
+                "gamma must be a finite number of at least 0",
+            ),
             (lambda: KF.focal_loss(LOGITS, TARGET, weight=WEIGHT[:2]), ValueError, "one number per class"),
             (lambda: KF.focal_loss(LOGITS, TARGET[:2]), ValueError, r"target must have shape \(8,\)"),
             (lambda: KF.focal_loss(LOGITS, LOGITS), TypeError, "target must hold class numbers"),

@@ -28,11 +28,19 @@ def heads(rows: int, classes: int, dtype: torch.dtype, seed: int = 0) -> list[to
 
 
 def by_position(function):
-    """The function of (student_hidden, student_weight, student_bias, the teacher's three): three get gradients."""
+    """The function of (student_hidden, student_weight, student_bias, the teacher's three): three get
+    gradients.
+    """
 
     def call(hidden, weight, bias, teacher_hidden, teacher_weight, teacher_bias, **options):
         return function(
-            hidden, weight, teacher_hidden, teacher_weight, student_bias=bias, teacher_bias=teacher_bias, **options
+            hidden,
+            weight,
+            teacher_hidden,
+            teacher_weight,
+            student_bias=bias,
+            teacher_bias=teacher_bias,
+            **options,
         )
 
     return call
@@ -42,7 +50,8 @@ def cases(dtype):
     for rows, classes, options in (
         (0, 9, {}), (1, 1, {}), (3, 257, {}), (7, 40, {"chunk_rows": 2}), (7, 40, {"chunk_rows": 7}),
         (7, 40, {"divergence": "reverse_kl", "chunk_rows": 3}), (7, 40, {"divergence": "js", "beta": 0.2}),
-        (300, 11, {"temperature": 2.0}), (6, 30, {"mask": torch.tensor([1, 0, 2, 0.5, 1, 0]), "chunk_rows": 4}),
+        (300, 11, {"temperature": 2.0}),
+        (6, 30, {"mask": torch.tensor([1, 0, 2, 0.5, 1, 0]), "chunk_rows": 4}),
     ):  # fmt: skip
         tensors = heads(rows, classes, dtype, seed=rows)
         yield Case(f"{rows}x{classes} {options}", tuple(tensors[:3]), tuple(tensors[3:]), options)
@@ -107,7 +116,9 @@ def test_rows_that_do_not_count(place):
     for reduction in ("mean", "sum", "batchmean"):
         loss = by_position(KF.linear_kl_div)(h[:0], leaves[1], b, th[:0], tw, tb, reduction=reduction)
         checks.is_attached_zero(loss, leaves[1])
-        loss = by_position(KF.linear_kl_div)(h[:2], leaves[1], b, th[:2], tw, tb, mask=nothing[:2], reduction=reduction)
+        loss = by_position(KF.linear_kl_div)(
+            h[:2], leaves[1], b, th[:2], tw, tb, mask=nothing[:2], reduction=reduction
+        )
         checks.is_attached_zero(loss, leaves[1])
 
 
@@ -139,7 +150,9 @@ def test_works_with_pytorch(place):
             x, w, th, tw, student_bias=b, teacher_bias=tb, temperature=1.7, reduction=r, chunk_rows=2
         )
         checks.works_with_pytorch(call, h)
-    assert torch.autograd.gradcheck(lambda y: KF.linear_kl_div(h, y, th, tw, chunk_rows=2), (w.requires_grad_(),))
+    assert torch.autograd.gradcheck(
+        lambda y: KF.linear_kl_div(h, y, th, tw, chunk_rows=2), (w.requires_grad_(),)
+    )
 
 
 def test_second_derivatives_are_refused(place, need):
@@ -161,10 +174,18 @@ def test_bad_input():
             (lambda: call(h, w, th, tw[:6]), ValueError, "7 and 6 classes along dim 0"),
             (lambda: call(h, w, th[:3], tw), ValueError, "the same rows"),
             (lambda: call(h, w.t(), th, tw), ValueError, r"student_weight must have shape \[classes, 12\]"),
-            (lambda: call(h, w, th, tw, student_bias=b[:3]), ValueError, r"student_bias must have shape \(7,\)"),
+            (
+                lambda: call(h, w, th, tw, student_bias=b[:3]),
+                ValueError,
+                r"student_bias must have shape \(7,\)",
+            ),
             (lambda: call(h[0], w, th, tw), ValueError, r"student_hidden must have shape \[rows, features\]"),
             (lambda: call(h.long(), w, th, tw), TypeError, "student_hidden must be float64"),
-            (lambda: call(h, w, th, tw, divergence="tv"), ValueError, "divergence must be one of kl, reverse_kl, js"),
+            (
+                lambda: call(h, w, th, tw, divergence="tv"),
+                ValueError,
+                "divergence must be one of kl, reverse_kl, js",
+            ),
             (lambda: call(h, w, th, tw, beta=2), ValueError, r"beta must be in \[0, 1\]"),
             (lambda: call(h, w, th, tw, chunk_rows=0), ValueError, "chunk_rows must be at least 1"),
             (lambda: call(h, w, th, tw, mask=torch.ones(3)), ValueError, "one value per row"),

@@ -15,7 +15,9 @@ def test_scales_in_place(place, dtype, n):
     ops = backend.ops(backend.of(torch.empty(0, device=place)))
     grad = torch.randn(n, device=place).to(dtype)
     for factor in (1.0, -2.5):
-        by = torch.tensor(factor, device=place, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+        by = torch.tensor(
+            factor, device=place, dtype=torch.float64 if dtype == torch.float64 else torch.float32
+        )
         expected = scale_grad_reference(grad, by)
         ops.scale_grad_(grad, by)
         assert torch.equal(grad, expected)

@@ -33,8 +33,9 @@ def test_agrees_with_its_definition(place, dtype):
             yield Case(case.name, case.inputs, (teacher,), case.keywords)
 
     for reduction in ("batchmean", "none", "mean", "sum"):
-        call = lambda *a, reduction=reduction, **k: KF.soft_cross_entropy(*a, **k | {"reduction": reduction})  # noqa: E731
-        plain = lambda *a, reduction=reduction, **k: soft_cross_entropy_reference(*a, **k | {"reduction": reduction})  # noqa: E731
+        r = {"reduction": reduction}
+        call = lambda *a, r=r, **k: KF.soft_cross_entropy(*a, **k | r)  # noqa: E731
+        plain = lambda *a, r=r, **k: soft_cross_entropy_reference(*a, **k | r)  # noqa: E731
         check_op(call, plain, cases(), place)
 
 
@@ -91,7 +92,11 @@ def test_bad_input():
     x = torch.randn(3, 5)
     checks.refuses(
         [
-            (lambda: KF.soft_cross_entropy(x, x[:, :4]), ValueError, "student and teacher_probs have 5 and 4 classes"),
+            (
+                lambda: KF.soft_cross_entropy(x, x[:, :4]),
+                ValueError,
+                "student and teacher_probs have 5 and 4 classes",
+            ),
             (lambda: KF.soft_cross_entropy(x, x.long()), TypeError, "teacher_probs must be float64"),
             (lambda: KF.soft_cross_entropy(x, x, temperature=-1), ValueError, "temperature"),
             (lambda: KF.soft_cross_entropy(x, x, mask=torch.ones(5)), ValueError, "one value per row"),

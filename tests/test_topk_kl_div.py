@@ -32,7 +32,15 @@ def top(teacher: torch.Tensor, k: int, temperature: float = 1.0) -> tuple[torch.
 
 
 def cases(dtype):
-    for rows, classes, k in ((0, 8, 3), (1, 1, 1), (3, 9, 9), (3, 9, 8), (2, 255, 1), (3, 257, 64), (3, 1000, 8)):
+    for rows, classes, k in (
+        (0, 8, 3),
+        (1, 1, 1),
+        (3, 9, 9),
+        (3, 9, 8),
+        (2, 255, 1),
+        (3, 257, 64),
+        (3, 1000, 8),
+    ):
         student, teacher = logits((rows, classes), dtype, seed=classes)
         yield Case(f"{rows}x{classes}, {k}", (student,), top(teacher.double(), k), {"temperature": 1.0})
     for kind in ("peaky", "near"):
@@ -40,7 +48,9 @@ def cases(dtype):
         yield Case(kind, (student,), top(teacher.double(), 16, 2.0), {"temperature": 2.0})
     student, teacher = logits((6, 70), dtype)
     sparse = top(teacher.double(), 5)
-    yield Case("sliced", (student[::2],), (sparse[0][::2], sparse[1][::2]), {"mask": torch.tensor([1.0, 0, 2])})
+    yield Case(
+        "sliced", (student[::2],), (sparse[0][::2], sparse[1][::2]), {"mask": torch.tensor([1.0, 0, 2])}
+    )
     yield Case("transposed", (student.t().contiguous().t(),), (sparse[0], sparse[1].int()))
     yield Case("deep", (student.reshape(2, 3, 70),), tuple(x.reshape(2, 3, 5) for x in sparse))
 
@@ -69,7 +79,9 @@ def test_vectors(place):
                 s, *p, temperature=T, scale_t2=False, reduction="sum"
             )
             # The teacher's log-probabilities themselves limit V2's last digits.
-            checks.has_value(call, student, value, size, rel=(1e-5 if plain else 1e-9) if name == "V2" else 1e-9)
+            checks.has_value(
+                call, student, value, size, rel=(1e-5 if plain else 1e-9) if name == "V2" else 1e-9
+            )
 
 
 def test_gradient_reaches_the_classes_that_were_not_chosen(place):
@@ -95,7 +107,10 @@ def test_gradient_reaches_the_classes_that_were_not_chosen(place):
 def test_all_classes_are_kl_div(place):
     student, teacher = checks.wave((4, 9), 2.5, 0.7).to(place), checks.wave((4, 9), 3, 0).to(place)
     for dtype in (torch.float64, torch.float32):
-        s, sparse = student.to(dtype), [x.to(dtype) if x.is_floating_point() else x for x in top(teacher, 9, 2.0)]
+        s, sparse = (
+            student.to(dtype),
+            [x.to(dtype) if x.is_floating_point() else x for x in top(teacher, 9, 2.0)],
+        )
         expected = KF.kl_div(s, teacher.to(dtype), temperature=2.0)
         for tail in ("bucket", "renormalize"):
             loss = KF.topk_kl_div(s, *sparse, temperature=2.0, tail=tail)
@@ -103,7 +118,9 @@ def test_all_classes_are_kl_div(place):
 
 
 def test_a_tail_in_which_nothing_can_occur(place):
-    """Every possible class is among the k: what rounding leaves of the teacher's mass must not make the loss infinite."""
+    """Every possible class is among the k: what rounding leaves of the teacher's mass must not make the loss
+    infinite.
+    """
     inf = float("inf")
     student, teacher = checks.wave((3, 17), 2.5, 0.7).to(place), checks.wave((3, 17), 3, 0).to(place)
     student[:, 6:], teacher[:, 6:] = -inf, -inf
@@ -156,7 +173,9 @@ def test_works_with_pytorch(place):
     for reduction in ("none", "batchmean"):
         for tail in ("bucket", "renormalize"):
             checks.works_with_pytorch(
-                lambda s, r=reduction, t=tail: KF.topk_kl_div(s, *sparse, temperature=1.7, tail=t, reduction=r),
+                lambda s, r=reduction, t=tail: KF.topk_kl_div(
+                    s, *sparse, temperature=1.7, tail=t, reduction=r
+                ),
                 student,
             )
 

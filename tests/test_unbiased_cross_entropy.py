@@ -1,4 +1,6 @@
-"""unbiased_cross_entropy: its vector, cross entropy without old classes, labels of old classes, what is not counted."""
+"""unbiased_cross_entropy: its vector, cross entropy without old classes, labels of old classes, what is not
+counted.
+"""
 
 import loss_checks as checks
 import pytest
@@ -14,7 +16,15 @@ LOGITS, TARGET = checks.wave((4, 5), 2.0, 0.3), torch.tensor([0, 3, 4, 0])
 
 
 def cases(dtype):
-    for rows, classes, old in ((0, 5, 2), (1, 1, 0), (3, 2, 1), (3, 21, 15), (4, 91, 80), (2, 300, 7), (3, 1000, 999)):
+    for rows, classes, old in (
+        (0, 5, 2),
+        (1, 1, 0),
+        (3, 2, 1),
+        (3, 21, 15),
+        (4, 91, 80),
+        (2, 300, 7),
+        (3, 1000, 999),
+    ):
         x, _ = logits((rows, classes), dtype, seed=classes)
         target = torch.tensor([0, classes - 1, classes // 2, 0])[:rows]
         yield Case(f"{rows}x{classes}", (x,), (target,), {"num_old": old})
@@ -36,7 +46,9 @@ def test_vector(place):
     x, target = LOGITS.to(place), TARGET.to(place)
     call = lambda s: KF.unbiased_cross_entropy(s, target, num_old=2)  # noqa: E731
     checks.has_value(call, x, 1.70567739829, 1.35053814304)
-    first = torch.tensor([-0.004020210979, -0.002600304198, -0.000426871019], dtype=torch.float64, device=place)
+    first = torch.tensor(
+        [-0.004020210979, -0.002600304198, -0.000426871019], dtype=torch.float64, device=place
+    )
     torch.testing.assert_close(checks.gradient(call, x)[0, :3], first, rtol=1e-9, atol=0)
 
 
@@ -80,7 +92,8 @@ def test_works_with_pytorch(place):
     target = TARGET.to(place)
     for reduction in ("none", "mean"):
         checks.works_with_pytorch(
-            lambda s, r=reduction: KF.unbiased_cross_entropy(s, target, num_old=2, reduction=r), LOGITS.to(place)
+            lambda s, r=reduction: KF.unbiased_cross_entropy(s, target, num_old=2, reduction=r),
+            LOGITS.to(place),
         )
 
 
@@ -88,7 +101,11 @@ def test_bad_input():
     call = KF.unbiased_cross_entropy
     checks.refuses(
         [
-            (lambda: call(LOGITS, TARGET, num_old=5), ValueError, "num_old must be below the number of classes, 5"),
+            (
+                lambda: call(LOGITS, TARGET, num_old=5),
+                ValueError,
+                "num_old must be below the number of classes, 5",
+            ),
             (lambda: call(LOGITS, TARGET, num_old=-1), ValueError, "num_old must be at least 0"),
             (lambda: call(LOGITS, TARGET, num_old=True), TypeError, "num_old must be an int"),
             (lambda: call(LOGITS, TARGET[:3], num_old=2), ValueError, r"target must have shape \(4,\)"),

@@ -14,7 +14,15 @@ STUDENT, TEACHER = checks.wave((4, 5), 2.0, 0.3), checks.wave((4, 3), 2.0, 0.0)
 
 
 def cases(dtype):
-    for rows, old, new in ((0, 3, 2), (1, 1, 1), (3, 1, 0), (3, 16, 5), (4, 91, 10), (2, 300, 7), (3, 1000, 0)):
+    for rows, old, new in (
+        (0, 3, 2),
+        (1, 1, 1),
+        (3, 1, 0),
+        (3, 16, 5),
+        (4, 91, 10),
+        (2, 300, 7),
+        (3, 1000, 0),
+    ):
         student, _ = logits((rows, old + new), dtype, seed=old)
         _, teacher = logits((rows, old), dtype, seed=new)
         yield Case(f"{rows}: {old} + {new}", (student,), (teacher,), {"num_new": new})
@@ -36,7 +44,9 @@ def test_vector(place):
     student, teacher = STUDENT.to(place), TEACHER.to(place)
     call = lambda s: KF.unbiased_kl_div(s, teacher, num_new=2)  # noqa: E731
     checks.has_value(call, student, 0.524867173667, 0.240150888601)
-    first = torch.tensor([0.013041171488, -0.010023594501, -0.003680712562], dtype=torch.float64, device=place)
+    first = torch.tensor(
+        [0.013041171488, -0.010023594501, -0.003680712562], dtype=torch.float64, device=place
+    )
     torch.testing.assert_close(checks.gradient(call, student)[0, :3], first, rtol=1e-9, atol=0)
 
 
@@ -76,8 +86,16 @@ def test_works_with_pytorch(place):
 def test_bad_input():
     checks.refuses(
         [
-            (lambda: KF.unbiased_kl_div(STUDENT, TEACHER, num_new=1), ValueError, "with num_new=1 more classes"),
-            (lambda: KF.unbiased_kl_div(STUDENT, TEACHER, num_new=-1), ValueError, "num_new must be at least 0"),
+            (
+                lambda: KF.unbiased_kl_div(STUDENT, TEACHER, num_new=1),
+                ValueError,
+                "with num_new=1 more classes",
+            ),
+            (
+                lambda: KF.unbiased_kl_div(STUDENT, TEACHER, num_new=-1),
+                ValueError,
+                "num_new must be at least 0",
+            ),
             (lambda: KF.unbiased_kl_div(STUDENT, TEACHER, num_new=2.0), TypeError, "num_new must be an int"),
             (lambda: KF.unbiased_kl_div(STUDENT, TEACHER[:2], num_new=2), ValueError, "teacher's shape"),
         ]

@@ -1,4 +1,5 @@
-"""Every loss of kdfast.functional as a module: a subclass of torch's `_Loss` with the function's option names."""
+"""Every loss of kdfast.functional as a module: a subclass of torch's `_Loss` with the function's option
+names."""
 
 from __future__ import annotations
 
@@ -88,7 +89,9 @@ class TVDistLoss(_FunctionLoss):
 
 
 class CrossEntropyKLDivLoss(_FunctionLoss):
-    """kdfast.functional.cross_entropy_kl_div as a module: (student, teacher, target, mask=None) -> (ce, kl)."""
+    """kdfast.functional.cross_entropy_kl_div as a module: (student, teacher, target, mask=None) -> (ce,
+    kl).
+    """
 
     function = staticmethod(KF.cross_entropy_kl_div)
 
@@ -126,8 +129,8 @@ class TopKKLDivLoss(_FunctionLoss):
 class LinearKLDivLoss(_FunctionLoss):
     """kdfast.functional.linear_kl_div as a module.
 
-    LinearKLDivLoss(temperature=2.0)(student_hidden, student_weight, teacher_hidden, teacher_weight, student_bias=None,
-    teacher_bias=None, mask=None)
+    LinearKLDivLoss(temperature=2.0)(student_hidden, student_weight, teacher_hidden, teacher_weight,
+    student_bias=None, teacher_bias=None, mask=None)
     """
 
     function = staticmethod(KF.linear_kl_div)

@@ -1,4 +1,5 @@
-"""Checks of arguments, shared by every op: one sentence that names the argument, what was given and what is needed."""
+"""Checks of arguments, shared by every op: one sentence that names the argument, what was given and what is
+needed."""
 
 from __future__ import annotations
 
@@ -169,7 +170,8 @@ def _shape_sentence(student: Tensor, teacher: Tensor, class_dims: tuple[int, ...
         if len(differing) == 1 and differing[0] in class_dims:
             d = differing[0]
             return (
-                f"student and {teacher_name} have {student.size(d)} and {teacher.size(d)} classes along dim {d}, {given}: "
-                "pad the smaller with -inf logits, or cut the larger, so that class i means the same on both sides"
+                f"student and {teacher_name} have {student.size(d)} and {teacher.size(d)} classes along "
+                f"dim {d}, {given}: pad the smaller with -inf logits, or cut the larger, so that class i "
+                "means the same on both sides"
             )
     return f"student and {teacher_name} must have the same shape, {given}"

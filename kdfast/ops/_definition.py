@@ -14,7 +14,7 @@ INF = float("inf")
 
 def compute_type(*tensors: Tensor) -> torch.dtype:
     """float64 if one of the tensors is float64, else float32."""
-    return torch.float64 if any([x.dtype == torch.float64 for x in tensors]) else torch.float32
+    return torch.float64 if torch.float64 in [x.dtype for x in tensors] else torch.float32
 
 
 def classes_last(x: Tensor, dim: int | Sequence[int]) -> Tensor:
@@ -36,7 +36,9 @@ def row_weight(mask: Tensor | None, logits: Tensor) -> Tensor:
 
 
 def keep(counted: Tensor, logits: Tensor) -> Tensor:
-    """logits [rows..., C] with zeros in the rows that do not count: by selection, so that what they hold is harmless."""
+    """logits [rows..., C] with zeros in the rows that do not count: by selection, so that what they hold is
+    harmless.
+    """
     return torch.where(counted.unsqueeze(-1), logits, 0)
 
 

@@ -1,7 +1,8 @@
-"""Class numbers as the definitions read them: checked on the CPU, where looking costs nothing, compiled or not.
+"""Class numbers as the definitions read them: checked on the CPU, where looking costs nothing, compiled or
+not.
 
-Native kernels make the same check inside their own op, so this one serves only where a definition is what runs. On a GPU
-contents are never read back: there an index that is out of range asserts on the device.
+Native kernels make the same check inside their own op, so this one serves only where a definition is what
+runs. On a GPU contents are never read back: there an index that is out of range asserts on the device.
 """
 
 from __future__ import annotations

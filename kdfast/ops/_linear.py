@@ -1,13 +1,15 @@
-"""Heads and divergence in chunks of rows: what linear_kl_div runs, so that logits [N, C] are never all in memory.
+"""Heads and divergence in chunks of rows: what linear_kl_div runs, so that logits [N, C] are never all in
+memory.
 
-A chunk's student and teacher logits are made by matrix products (operands in the inputs' dtype, float32 sums), the fused
-divergence turns them into row values and the student logits' gradient, and that goes straight into the gradients of the
-hidden rows and, summed in float32 over the chunks, of the weight and bias. So a scalar loss needs no second pass, and what is
-kept until the backward pass are gradients of the inputs' size.
+A chunk's student and teacher logits are made by matrix products (operands in the inputs' dtype, float32
+sums), the fused divergence turns them into row values and the student logits' gradient, and that goes
+straight into the gradients of the hidden rows and, summed in float32 over the chunks, of the weight and bias.
+So a scalar loss needs no second pass, and what is kept until the backward pass are gradients of the inputs'
+size.
 
-The chunk's size. Each chunk costs a fixed number of launches and matrix products that get slow if they are thin, so there
-are at most CHUNKS of them and none has less than LEAST_ROWS rows; only a chunk whose three arrays of C numbers a row would
-take more than MOST_BYTES is made smaller than that.
+The chunk's size. Each chunk costs a fixed number of launches and matrix products that get slow if they are
+thin, so there are at most CHUNKS of them and none has less than LEAST_ROWS rows; only a chunk whose three
+arrays of C numbers a row would take more than MOST_BYTES is made smaller than that.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ def rows_of_chunk(rows: int, classes: int, compute: torch.dtype) -> int:
 
 
 class Head(NamedTuple):
-    """Logits of some rows, hidden [N, H] @ weight [C, H]^T + bias [C], written into one buffer again and again."""
+    """Logits of some rows, hidden [N, H] @ weight [C, H]^T + bias [C], written into one buffer again and
+    again.
+    """
 
     hidden: Tensor
     weight: Tensor
@@ -68,7 +72,9 @@ class Head(NamedTuple):
 
 
 def operand_type(hidden: Tensor, weight: Tensor, compute: torch.dtype) -> torch.dtype:
-    """The dtype matrix products take: the inputs' own on a GPU; on a CPU, where half precision is slow, the sums' type."""
+    """The dtype matrix products take: the inputs' own on a GPU; on a CPU, where half precision is slow, the
+    sums' type.
+    """
     if hidden.dtype == weight.dtype and hidden.device.type == "cuda":
         return hidden.dtype
     return compute
@@ -116,7 +122,9 @@ def _gradient(
 
 
 class Gradients:
-    """Where a chunk's gradient goes: hidden rows, and sums for weight and bias. None where nobody wants them."""
+    """Where a chunk's gradient goes: hidden rows, and sums for weight and bias. None where nobody wants
+    them.
+    """
 
     def __init__(self, student: Head, compute: torch.dtype, wanted: tuple[bool, bool, bool]) -> None:
         new = lambda like: like.new_zeros(like.shape, dtype=compute)  # noqa: E731
@@ -148,8 +156,8 @@ class Gradients:
 class LinearDivergence(torch.autograd.Function):
     """Both heads, the divergence of their logits and its gradients, chunk by chunk.
 
-    with_grad: the value is the rows' sum, and its gradients are made in forward. Otherwise it is one value per row, and
-    backward goes over the chunks again with each row's upstream factor.
+    with_grad: the value is the rows' sum, and its gradients are made in forward. Otherwise it is one value
+    per row, and backward goes over the chunks again with each row's upstream factor.
     """
 
     generate_vmap_rule = True

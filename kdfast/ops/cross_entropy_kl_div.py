@@ -35,7 +35,9 @@ def cross_entropy_kl_div_reference(
     scale_t2: bool = True,
     reduction: str = "mean",
 ) -> tuple[Tensor, Tensor]:
-    """The definition: F.cross_entropy(student, target) and KL(softmax(teacher / T) || softmax(student / T))."""
+    """The definition: F.cross_entropy(student, target) and KL(softmax(teacher / T) || softmax(student /
+    T)).
+    """
     compute = compute_type(student, teacher)
     s, t = (classes_last(x.to(compute), dim) for x in (student, teacher.detach()))
     rows = row_weight(mask, s)
@@ -81,7 +83,8 @@ def cross_entropy_kl_div(
     scale_t2: bool = True,
     reduction: str = "mean",
 ) -> tuple[Tensor, Tensor]:
-    """(ce, kl): F.cross_entropy(student, target) at temperature 1 and kl_div(student, teacher) at T, in one pass.
+    """(ce, kl): F.cross_entropy(student, target) at temperature 1 and kl_div(student, teacher) at T, in one
+    pass.
 
         ce, kl = KF.cross_entropy_kl_div(student, teacher, target, temperature=4.0)
         loss = 0.1 * ce + 0.9 * kl
@@ -91,20 +94,22 @@ def cross_entropy_kl_div(
         target: class numbers, an integer tensor of the student's shape without `dim`.
         temperature: T > 0, of the KL alone.
         dim: the class dimension or dimensions: 1 for images [N, C, H, W].
-        label_smoothing, weight: in [0, 1], and one float per class: as in F.cross_entropy, of the cross entropy alone.
+        label_smoothing, weight: in [0, 1], and one float per class: as in F.cross_entropy, of the cross
+        entropy alone.
         ignore_index: a row with this target leaves both values, their gradients and their counts.
         mask: bool or float, one value per row; 0 drops the row from both, other values weigh it in both.
         scale_t2: multiply kl by T^2.
-        reduction: "mean" (ce: divided by the sum of mask x weight[target] over counted rows, as in F.cross_entropy; kl: by
-            the sum of the mask), "sum", "batchmean" (both divided by student.size(0)) or "none" (a value per row each).
+        reduction: "mean" (ce: divided by the sum of mask x weight[target] over counted rows, as in
+            F.cross_entropy; kl: by the sum of the mask), "sum", "batchmean" (both divided by student.size(0))
+            or "none" (a value per row each).
 
     Returns:
-        Two tensors, float32 (float64 if an input is float64). Rows of -inf and impossible classes as in kl_div: a row all of
-        whose logits are -inf on a side leaves both values. An impossible target makes its row's ce +inf, with a finite
-        gradient.
+        Two tensors, float32 (float64 if an input is float64). Rows of -inf and impossible classes as in
+        kl_div: a row all of whose logits are -inf on a side leaves both values. An impossible target makes
+        its row's ce +inf, with a finite gradient.
 
-    Raises TypeError, ValueError or RuntimeError for bad input, before anything runs; on the CPU, ValueError for a target
-    that is neither ignore_index nor a class.
+    Raises TypeError, ValueError or RuntimeError for bad input, before anything runs; on the CPU, ValueError
+    for a target that is neither ignore_index nor a class.
     """
     dims = _check.logits_pair(student, teacher, dim)
     row_shape = [n for d, n in enumerate(student.shape) if d not in dims]
@@ -126,6 +131,6 @@ def cross_entropy_kl_div(
     backend.of(student, "cross_entropy_kl_div")
     return cross_entropy_kl_div_reference(
         student, teacher, target,
-        temperature=temperature, dim=dims, label_smoothing=smoothing, weight=weight, ignore_index=ignore_index,
-        mask=mask, scale_t2=scale_t2, reduction=reduction,
+        temperature=temperature, dim=dims, label_smoothing=smoothing, weight=weight,
+        ignore_index=ignore_index, mask=mask, scale_t2=scale_t2, reduction=reduction,
     )  # fmt: skip

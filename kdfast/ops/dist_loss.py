@@ -1,4 +1,6 @@
-"""DIST (Huang et al. 2022): correlations between the probabilities of student and teacher, over classes and over samples."""
+"""DIST (Huang et al. 2022): correlations between the probabilities of student and teacher, over classes and
+over samples.
+"""
 
 from __future__ import annotations
 
@@ -41,19 +43,21 @@ def dist_loss(
 ) -> Tensor:
     """T^2 (beta (1 - inter) + gamma (1 - intra)), DIST (Huang et al. 2022, eq. 7-9), from raw logits.
 
-    inter: the mean over samples of the Pearson correlation between the student's and the teacher's class probabilities;
-    intra: the mean over classes of the correlation between the probabilities that the samples give the class. A constant
-    row or column (one sample alone, for intra) has correlation 0; 1e-8 is added to the product of norms, as published.
+    inter: the mean over samples of the Pearson correlation between the student's and the teacher's class
+    probabilities;
+    intra: the mean over classes of the correlation between the probabilities that the samples give the class.
+    A constant row or column (one sample alone, for intra) has correlation 0; 1e-8 is added to the product of
+    norms, as published.
 
     Args:
-        student, teacher: logits [..., C], at least two dimensions; all but the last are samples. The student gets the
-            gradient.
+        student, teacher: logits [..., C], at least two dimensions; all but the last are samples. The student
+            gets the gradient.
         beta, gamma: weights of the two parts.
         temperature: T > 0.
 
     Returns:
-        0-d float32 (float64 if an input is float64). A sample all of whose logits are -inf on a side is left out; 0 where
-        there is no sample.
+        0-d float32 (float64 if an input is float64). A sample all of whose logits are -inf on a side is left
+        out; 0 where there is no sample.
 
     Raises TypeError, ValueError or RuntimeError for bad input, before anything runs.
     """

@@ -60,11 +60,12 @@ def dkd_loss(
     temperature: float = 4.0,
     reduction: str = "batchmean",
 ) -> Tensor:
-    """T^2 (alpha TCKD + beta NCKD), decoupled knowledge distillation (Zhao et al. 2022, eq. 7), from raw logits.
+    """T^2 (alpha TCKD + beta NCKD), decoupled knowledge distillation (Zhao et al. 2022, eq. 7), from raw
+    logits.
 
-    TCKD is the KL divergence between the two-way distributions (target, all other classes); NCKD between the softmaxes over
-    the other classes. Computed without subtracting probabilities from 1, so a confident student gives a finite loss where
-    the published code gives infinity. With two classes NCKD is 0.
+    TCKD is the KL divergence between the two-way distributions (target, all other classes); NCKD between the
+    softmaxes over the other classes. Computed without subtracting probabilities from 1, so a confident
+    student gives a finite loss where the published code gives infinity. With two classes NCKD is 0.
 
     Args:
         student, teacher: logits [..., C]; classes are the last dimension. The student gets the gradient.
@@ -74,10 +75,11 @@ def dkd_loss(
         reduction: as in kdfast.functional.kl_div.
 
     Returns:
-        float32 (float64 if an input is float64), 0-d or [...]. -inf logits are classes that cannot occur, as in kl_div.
+        float32 (float64 if an input is float64), 0-d or [...]. -inf logits are classes that cannot occur, as
+        in kl_div.
 
-    Raises TypeError, ValueError or RuntimeError for bad input, before anything runs; on the CPU, ValueError for a target
-    that is no class.
+    Raises TypeError, ValueError or RuntimeError for bad input, before anything runs; on the CPU, ValueError
+    for a target that is no class.
     """
     _check.logits_pair(student, teacher, -1)
     _check.class_index("target", target, student.shape[:-1], "student", student)

@@ -21,7 +21,9 @@ def focal_loss_reference(
     ignore_index: int = -100,
     reduction: str = "mean",
 ) -> Tensor:
-    """The definition: w (1 - p)^gamma (-log p), p the target's probability; weight_in_pt: p^w takes p's place."""
+    """The definition: w (1 - p)^gamma (-log p), p the target's probability; weight_in_pt: p^w takes p's
+    place.
+    """
     compute = compute_type(logits)
     x = logits.to(compute)
     counted = target != ignore_index
@@ -54,24 +56,25 @@ def focal_loss(
 ) -> Tensor:
     """w (1 - p)^gamma (-log p) of the target's probability p and class weight w (Lin et al. 2017, eq. 5).
 
-    1 - p is taken without cancellation. gamma = 0 is weighted cross entropy. weight_in_pt=True is the form of KD-OCT's
-    code, (1 - p^w)^gamma w (-log p): there the weight enters the focusing factor too.
+    1 - p is taken without cancellation. gamma = 0 is weighted cross entropy. weight_in_pt=True is the form of
+    KD-OCT's code, (1 - p^w)^gamma w (-log p): there the weight enters the focusing factor too.
 
     Args:
-        logits: [..., C]; classes are the last dimension (for images, logits.movedim(1, -1)). Gets the gradient.
+        logits: [..., C]; classes are the last dimension (for images, logits.movedim(1, -1)). Gets the
+        gradient.
         target: class numbers [...], an integer tensor.
         gamma: focusing exponent, at least 0.
         weight: a float per class, [C].
         weight_in_pt: use p^w for p in the focusing factor.
         ignore_index: rows with this target are 0 and not counted.
-        reduction: "mean" (sum / number of counted rows: the weights do not enter), "sum", "batchmean" (sum / size(0)) or
-            "none".
+        reduction: "mean" (sum / number of counted rows: the weights do not enter), "sum", "batchmean" (sum /
+            size(0)) or "none".
 
     Returns:
         float32 (float64 for float64 logits), 0-d or [...].
 
-    Raises TypeError, ValueError or RuntimeError for bad input, before anything runs; on the CPU, ValueError for a target
-    that is neither ignore_index nor a class.
+    Raises TypeError, ValueError or RuntimeError for bad input, before anything runs; on the CPU, ValueError
+    for a target that is neither ignore_index nor a class.
     """
     _check.logits("logits", logits)
     _check.class_index("target", target, logits.shape[:-1], "logits", logits)

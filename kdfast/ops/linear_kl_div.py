@@ -1,4 +1,6 @@
-"""A divergence between the logits of two linear heads, without ever holding all logits: large vocabularies."""
+"""A divergence between the logits of two linear heads, without ever holding all logits: large
+vocabularies.
+"""
 
 from __future__ import annotations
 
@@ -78,8 +80,8 @@ def linear_kl_div(
 ) -> Tensor:
     """kl_div(student_hidden @ student_weight^T + student_bias, the same of the teacher), in chunks of rows.
 
-    Logits [N, C] are never all in memory: a chunk's logits become its share of the loss and of the gradients and are gone.
-    Sums, also those of the weight's gradient over the chunks, are float32.
+    Logits [N, C] are never all in memory: a chunk's logits become its share of the loss and of the gradients
+    and are gone. Sums, also those of the weight's gradient over the chunks, are float32.
 
     Args:
         student_hidden: [N, H] or [..., H]; float64, float32, bfloat16 or float16. Gets the gradient.
@@ -88,16 +90,16 @@ def linear_kl_div(
         student_bias, teacher_bias: [C] or None. The student's gets the gradient.
         divergence: "kl" (kl_div), "reverse_kl" (reverse_kl_div) or "js" (js_div with `beta`).
         beta: the teacher's share in [0, 1], for "js".
-        temperature, mask, scale_t2, reduction: as in kdfast.functional.kl_div; a mask has the shape of the hidden states
-            without their last dimension.
-        chunk_rows: rows of a chunk. By default an eighth of the rows but at least 256, and fewer only where a chunk's logits
-            and gradient would take more than 1 GiB.
+        temperature, mask, scale_t2, reduction: as in kdfast.functional.kl_div; a mask has the shape of the
+            hidden states without their last dimension.
+        chunk_rows: rows of a chunk. By default an eighth of the rows but at least 256, and fewer only where a
+            chunk's logits and gradient would take more than 1 GiB.
 
     Returns:
         float32 (float64 if an input is float64), 0-d or one value per row.
 
-    A scalar reduction makes the gradients in the forward pass. reduction="none" goes over the chunks again in the backward
-    pass. The definition (kdfast.use("reference")) holds all logits.
+    A scalar reduction makes the gradients in the forward pass. reduction="none" goes over the chunks again in
+    the backward pass. The definition (kdfast.use("reference")) holds all logits.
 
     Raises TypeError, ValueError or RuntimeError for bad input, before anything runs.
     """
@@ -162,8 +164,9 @@ def _check_heads(
         )
     if weight.size(0) != teacher_weight.size(0):
         raise ValueError(
-            f"student_weight and teacher_weight have {weight.size(0)} and {teacher_weight.size(0)} classes along dim 0: "
-            "cut the larger, or give the smaller more rows with a bias of -inf, so that class i means the same on both sides"
+            f"student_weight and teacher_weight have {weight.size(0)} and {teacher_weight.size(0)} classes "
+            "along dim 0: cut the larger, or give the smaller more rows with a bias of -inf, so that class i "
+            "means the same on both sides"
         )
     _check.same_device("student_hidden", hidden, "teacher_hidden", teacher_hidden)
 

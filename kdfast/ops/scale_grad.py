@@ -1,7 +1,8 @@
-"""Multiplies a gradient that was made in the forward pass by what arrives from upstream, in place where that is safe.
+"""Multiplies a gradient that was made in the forward pass by what arrives from upstream, in place where that
+is safe.
 
-The op behind it is `scale_grad_(Tensor(a!) grad, Tensor factor)`. A factor of exactly 1, the usual case, costs no pass
-over memory.
+The op behind it is `scale_grad_(Tensor(a!) grad, Tensor factor)`. A factor of exactly 1, the usual case,
+costs no pass over memory.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from kdfast import backend
 
-# Whether the running backward pass keeps its graph (retain_graph=True). A torch without this query counts as keeping.
+# Whether the running backward pass keeps its graph (retain_graph=True). A torch without this query counts as
+# keeping.
 _keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
 
 
@@ -23,8 +25,8 @@ def scale_grad_reference(grad: Tensor, factor: Tensor) -> Tensor:
 def scale_grad(grad: Tensor, factor: Tensor, kernels: str) -> Tensor:
     """grad * factor for a saved gradient and a 0-d float32 or float64 factor.
 
-    In place only where this backward pass is the last use of the saved tensor: a graph that is kept may come back for
-    it, and torch.compile decides about buffers itself.
+    In place only where this backward pass is the last use of the saved tensor: a graph that is kept may come
+        back for it, and torch.compile decides about buffers itself.
     """
     if torch.compiler.is_compiling() or _keeps_graph():
         return scale_grad_reference(grad, factor)

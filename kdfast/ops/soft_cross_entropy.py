@@ -53,8 +53,8 @@ def soft_cross_entropy(
 ) -> Tensor:
     """-sum p log softmax(student / T) against given probabilities p, from raw student logits.
 
-    The gradient is (q sum(p) - p) / T (times T^2), also where p does not sum to 1: the teacher's truncated or smoothed
-    probabilities, or several teachers' sum.
+    The gradient is (q sum(p) - p) / T (times T^2), also where p does not sum to 1: the teacher's truncated or
+    smoothed probabilities, or several teachers' sum.
 
     Args:
         student: logits of any shape and strides; float64, float32, bfloat16 or float16. Gets the gradient.
@@ -62,9 +62,9 @@ def soft_cross_entropy(
         temperature, dim, mask, scale_t2, reduction: as in kdfast.functional.kl_div.
 
     Returns:
-        float32 (float64 if an input is float64), 0-d or one value per row. A class with p = 0 adds nothing; p > 0 on a class
-        whose student logit is -inf makes its row +inf, with a finite gradient. A row whose student logits are all -inf is
-        0 and not counted.
+        float32 (float64 if an input is float64), 0-d or one value per row. A class with p = 0 adds nothing; p
+        > 0 on a class whose student logit is -inf makes its row +inf, with a finite gradient. A row whose
+        student logits are all -inf is 0 and not counted.
 
     Raises TypeError, ValueError or RuntimeError for bad input, before anything runs.
     """

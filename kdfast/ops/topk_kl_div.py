@@ -33,8 +33,8 @@ def topk_kl_div_reference(
     scale_t2: bool = True,
     reduction: str = "batchmean",
 ) -> Tensor:
-    """The definition: KL(p || q) over the k classes and one more that holds all others ("bucket"), or of p divided by its
-    sum against the student's whole softmax ("renormalize")."""
+    """The definition: KL(p || q) over the k classes and one more that holds all others ("bucket"), or of p
+    divided by its sum against the student's whole softmax ("renormalize")."""
     compute = compute_type(student, teacher_log_probs)
     s, log_p = student.to(compute), teacher_log_probs.detach().to(compute)
     weight = row_weight(mask, s)
@@ -57,7 +57,9 @@ def topk_kl_div_reference(
 
 
 def _tail(log_p: Tensor, log_q: Tensor, given: torch.dtype) -> Tensor:
-    """p_r log(p_r / q_r): the teacher's mass that is left, and the sum of the student's other classes [rows..., C]."""
+    """p_r log(p_r / q_r): the teacher's mass that is left, and the sum of the student's other classes
+    [rows..., C].
+    """
     mass = -torch.expm1(log_p.logsumexp(-1))
     log_q = log_sum_exp(log_q)
     # What rounding alone can leave of a teacher whose k classes are all there are is no mass.
@@ -81,26 +83,28 @@ def topk_kl_div(
 
     The gradient reaches every class of the student, also those that are not among the k:
 
-    * tail="bucket": the other classes form one class, with p_r = 1 - sum(p) and q_r = the sum of the student's
-      probabilities there. A divergence of k + 1 classes: never negative; gradient q - p on the k and q (1 - p_r / q_r)
-      elsewhere, divided by T.
-    * tail="renormalize": p is divided by its sum and the teacher is 0 elsewhere; gradient q - p on the k and q elsewhere.
+    * tail="bucket": the other classes form one class, with p_r = 1 - sum(p) and q_r = the sum of the
+      student's probabilities there. A divergence of k + 1 classes: never negative; gradient q - p on the k
+      and q (1 - p_r / q_r) elsewhere, divided by T.
+    * tail="renormalize": p is divided by its sum and the teacher is 0 elsewhere; gradient q - p on the k and
+    q elsewhere.
 
     Args:
         student: logits [..., C]; classes are the last dimension. Gets the gradient.
-        teacher_log_probs: [..., k] floats: log-probabilities of the whole teacher softmax at temperature T, as
-            kdfast.TeacherCache keeps them; a constant. -inf: a class that cannot occur.
+        teacher_log_probs: [..., k] floats: log-probabilities of the whole teacher softmax at temperature T,
+            as kdfast.TeacherCache keeps them; a constant. -inf: a class that cannot occur.
         teacher_indices: [..., k] integers: their classes, distinct within a row.
         temperature: T > 0, the student's; the teacher's log-probabilities are at T already.
         tail: "bucket" or "renormalize".
         mask, scale_t2, reduction: as in kdfast.functional.kl_div.
 
     Returns:
-        float32 (float64 if an input is float64), 0-d or one value per row. p > 0 on a class whose student logit is -inf
-        makes its row +inf, with the finite gradient -p. A row of -inf alone, on either side, is 0 and not counted.
+        float32 (float64 if an input is float64), 0-d or one value per row. p > 0 on a class whose student
+        logit is -inf makes its row +inf, with the finite gradient -p. A row of -inf alone, on either side, is
+        0 and not counted.
 
-    Raises TypeError, ValueError or RuntimeError for bad input, before anything runs; on the CPU, ValueError for an index
-    that is no class.
+    Raises TypeError, ValueError or RuntimeError for bad input, before anything runs; on the CPU, ValueError
+    for an index that is no class.
     """
     _check.logits("student", student)
     _check.floating("teacher_log_probs", teacher_log_probs)
@@ -131,6 +135,7 @@ def _check_sparse(student: Tensor, log_probs: Tensor) -> None:
         )
     if not 1 <= log_probs.size(-1) <= student.size(-1):
         raise ValueError(
-            f"teacher_log_probs must hold between 1 and {student.size(-1)} classes (the student's), got {log_probs.size(-1)}"
+            f"teacher_log_probs must hold between 1 and {student.size(-1)} classes (the student's), got "
+            f"{log_probs.size(-1)}"
         )
     _check.same_device("student", student, "teacher_log_probs", log_probs)

@@ -1,4 +1,6 @@
-"""The unbiased cross entropy of Dynamic Y-KD (after MiB, Cermelli et al. 2020): old classes count as background."""
+"""The unbiased cross entropy of Dynamic Y-KD (after MiB, Cermelli et al. 2020): old classes count as
+background.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from kdfast.ops._index import checked
 def unbiased_cross_entropy_reference(
     logits: Tensor, target: Tensor, *, num_old: int, reduction: str = "mean"
 ) -> Tensor:
-    """The definition: -log of the target's probability, where classes 0 .. num_old are one class, the background."""
+    """The definition: -log of the target's probability, where classes 0 .. num_old are one class, the
+    background.
+    """
     compute = compute_type(logits)
     x = logits.to(compute)
     counted = possible(x)
@@ -30,23 +34,27 @@ def unbiased_cross_entropy_reference(
 def unbiased_cross_entropy(
     logits: Tensor, target: Tensor, *, num_old: int, reduction: str = "mean"
 ) -> Tensor:
-    """Cross entropy where only new classes are labelled (Dynamic Y-KD): background may be any of the old classes.
+    """Cross entropy where only new classes are labelled (Dynamic Y-KD): background may be any of the old
+    classes.
 
-    A row labelled 0 has the value -log(p_0 + ... + p_num_old): the probability of background and of the num_old old classes
-    behind it together. A row labelled with a new class c > num_old has -log p_c. A row labelled with an old class is 0, with
-    a zero gradient, and is counted: such labels do not occur where old annotations are removed.
+    A row labelled 0 has the value -log(p_0 + ... + p_num_old): the probability of background and of the
+    num_old old classes behind it together. A row labelled with a new class c > num_old has -log p_c. A row
+    labelled with an old class is 0, with a zero gradient, and is counted: such labels do not occur where old
+    annotations are removed.
 
     Args:
-        logits: [..., C]; class 0 is background, classes 1 ... num_old are old, the rest new. Gets the gradient.
+        logits: [..., C]; class 0 is background, classes 1 ... num_old are old, the rest new. Gets the
+        gradient.
         target: class numbers [...], an integer tensor.
-        num_old: how many old classes there are, without the background; in [0, C - 1]. 0 is plain cross entropy.
+        num_old: how many old classes there are, without the background; in [0, C - 1]. 0 is plain cross
+        entropy.
         reduction: "mean" (sum / number of counted rows), "sum", "batchmean" (sum / size(0)) or "none".
 
     Returns:
         float32 (float64 for float64 logits), 0-d or [...]. A row of -inf alone is 0 and not counted.
 
-    Raises TypeError, ValueError or RuntimeError for bad input, before anything runs; on the CPU, ValueError for a target
-    that is no class.
+    Raises TypeError, ValueError or RuntimeError for bad input, before anything runs; on the CPU, ValueError
+    for a target that is no class.
     """
     _check.logits("logits", logits)
     _check.class_index("target", target, logits.shape[:-1], "logits", logits)

@@ -1,4 +1,6 @@
-"""The unbiased distillation of Dynamic Y-KD (after MiB, Cermelli et al. 2020): new classes count as background."""
+"""The unbiased distillation of Dynamic Y-KD (after MiB, Cermelli et al. 2020): new classes count as
+background.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +32,13 @@ def unbiased_kl_div_reference(
 
 
 def unbiased_kl_div(student: Tensor, teacher: Tensor, *, num_new: int, reduction: str = "mean") -> Tensor:
-    """Distils an old head into one that knows more classes (Dynamic Y-KD, the classification term of its distillation).
+    """Distils an old head into one that knows more classes (Dynamic Y-KD, the classification term of its
+    distillation).
 
-    A row's value is -1/K sum over the teacher's K classes of q log p~, with q = softmax(teacher), p~_0 = the student's
-    probability of class 0 (background) and of its last num_new classes together, and p~_c = its probability of class c.
-    There is no entropy term: the value is a cross entropy, its gradient that of the KL divergence divided by K.
+    A row's value is -1/K sum over the teacher's K classes of q log p~, with q = softmax(teacher), p~_0 = the
+    student's probability of class 0 (background) and of its last num_new classes together, and p~_c = its
+    probability of class c. There is no entropy term: the value is a cross entropy, its gradient that of the
+    KL divergence divided by K.
 
     Args:
         student: logits [..., K + num_new]. Gets the gradient.
@@ -43,8 +47,8 @@ def unbiased_kl_div(student: Tensor, teacher: Tensor, *, num_new: int, reduction
         reduction: "mean" (sum / number of counted rows), "sum", "batchmean" (sum / size(0)) or "none".
 
     Returns:
-        float32 (float64 if an input is float64), 0-d or [...]. A row all of whose logits are -inf on a side is 0 and not
-        counted.
+        float32 (float64 if an input is float64), 0-d or [...]. A row all of whose logits are -inf on a side
+        is 0 and not counted.
 
     Raises TypeError, ValueError or RuntimeError for bad input, before anything runs.
     """
