@@ -1,9 +1,9 @@
 """Which kernels serve a tensor: the only place in Python that chooses.
 
 A backend is a namespace of ops with the same names: `native` (torch.ops.kdfast: C++ on the CPU, CUDA on
-    NVIDIA GPUs), `triton` (torch.ops.kdfast_triton) and `reference` (each op's definition in plain PyTorch).
-    Facts of the process are read once, when kdfast is imported, so that choosing costs nothing and
-    torch.compile can trace it.
+NVIDIA GPUs), `triton` (torch.ops.kdfast_triton) and `reference` (each op's definition in plain PyTorch).
+Facts of the process are read once, when kdfast is imported, so that choosing costs nothing and torch.compile
+can trace it.
 """
 
 from __future__ import annotations

@@ -144,6 +144,10 @@ def works_with_pytorch(function: Callable, device: str) -> None:
     assert torch.equal(first, second)
     torch.testing.assert_close(first, 2 * plain)
     torch.testing.assert_close(torch.func.grad(call)(student.detach()), plain)
+    gradient = torch.func.grad(lambda s, t: function(s, t))
+    rows = zip(student.detach(), teacher, strict=True)
+    each = torch.func.vmap(gradient)(student.detach(), teacher)
+    torch.testing.assert_close(each, torch.stack([gradient(*row) for row in rows]))
     with torch.no_grad():
         assert not call(student).requires_grad
     if backend.of(student) != "reference":

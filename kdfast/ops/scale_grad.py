@@ -26,9 +26,10 @@ def scale_grad(grad: Tensor, factor: Tensor, kernels: str) -> Tensor:
     """grad * factor for a saved gradient and a 0-d float32 or float64 factor.
 
     In place only where this backward pass is the last use of the saved tensor: a graph that is kept may come
-        back for it, and torch.compile decides about buffers itself.
+    back for it, torch.compile decides about buffers itself, and torch.func has no place to write to.
     """
-    if torch.compiler.is_compiling() or _keeps_graph():
+    in_torch_func = torch._C._functorch.maybe_current_level() is not None
+    if torch.compiler.is_compiling() or in_torch_func or _keeps_graph():
         return scale_grad_reference(grad, factor)
     backend.ops(kernels).scale_grad_(grad, factor)
     return grad
