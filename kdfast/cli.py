@@ -7,6 +7,7 @@ fault, with a traceback. KDFAST_TRACEBACK=1 shows where a one-line error came fr
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import subprocess
 import sys
@@ -134,6 +135,10 @@ def _bench(ops: list[str]) -> int:
         )
     if unknown := [op for op in ops if op not in known]:
         raise UserError(f"there is no benchmark of {unknown[0]!r}; there are {', '.join(known)}")
+    if importlib.util.find_spec("pytest_benchmark") is None:
+        raise UserError(
+            "kdfast bench needs pytest-benchmark, which is not installed: pip install 'kdfast[bench]'"
+        )
     files = [str(folder / f"bench_{op}.py") for op in ops or known]
     command = [sys.executable, "-m", "pytest", "-q", "--benchmark-only", *files]
     return subprocess.run(command, cwd=folder.parent, check=False).returncode
