@@ -19,7 +19,21 @@ from kdfast.nn.feature_losses import (
     SimilarityPreservingLoss,
 )
 from kdfast.nn.kan import KAN, KANConv2d, KANLinear
-from kdfast.nn.losses import JSDivLoss, KLDivLoss, ReverseKLDivLoss, SkewKLDivLoss, TVDistLoss
+from kdfast.nn.losses import (
+    CrossEntropyKLDivLoss,
+    DISTLoss,
+    DKDLoss,
+    FocalLoss,
+    JSDivLoss,
+    KLDivLoss,
+    LinearKLDivLoss,
+    ReverseKLDivLoss,
+    SkewKLDivLoss,
+    SoftCrossEntropyLoss,
+    TopKKLDivLoss,
+    TVDistLoss,
+    UnbiasedKLDivLoss,
+)
 
 __all__ = [
     "AttentionTransferLoss",
@@ -28,8 +42,12 @@ __all__ = [
     "ChannelWiseKLLoss",
     "ClassMeans",
     "CosineDistanceLoss",
+    "CrossEntropyKLDivLoss",
+    "DISTLoss",
+    "DKDLoss",
     "DiceDiversityLoss",
     "FGDLoss",
+    "FocalLoss",
     "HCLLoss",
     "HintMSELoss",
     "JSDivLoss",
@@ -37,6 +55,7 @@ __all__ = [
     "KANConv2d",
     "KANLinear",
     "KLDivLoss",
+    "LinearKLDivLoss",
     "MGDLoss",
     "MaskedMSELoss",
     "NDLoss",
@@ -45,5 +64,8 @@ __all__ = [
     "ReverseKLDivLoss",
     "SimilarityPreservingLoss",
     "SkewKLDivLoss",
+    "SoftCrossEntropyLoss",
     "TVDistLoss",
+    "TopKKLDivLoss",
+    "UnbiasedKLDivLoss",
 ]
