@@ -47,8 +47,10 @@ $(VENV)/.editable: $(VENV)/.installed pyproject.toml setup.py
 build: $(VENV)/.editable  ## compile into kdfast/ (editable install); quick when nothing changed
 	@python setup.py -q build_ext --inplace
 
+# Triton's interpreter must be asked for before Python starts, so its tests are a run of their own.
 test: build  ## every test
 	@pytest $(PYTEST_ARGS)
+	TRITON_INTERPRET=1 pytest -k "triton-cpu" $(PYTEST_ARGS)
 
 demo: build  ## distil a student on handwritten digits, in a few minutes; see OUT/report.html
 	@kdfast distill kd --out $(OUT)

@@ -1,7 +1,7 @@
 """kdfast: fused kernels for knowledge distillation in PyTorch.
 
-kdfast.functional and kdfast.nn hold the losses, FeatureTap, Term, Distiller and TeacherCache put them into training,
-kdfast.recipes holds the published systems, and kdfast.select chooses features.
+kdfast.functional and kdfast.nn hold the losses, FeatureTap, Term, Distiller and TeacherCache put them into
+training, kdfast.recipes holds the published systems, and kdfast.select chooses features.
 """
 
 from kdfast import backend, functional, nn

@@ -12,9 +12,8 @@ from kdfast.self_check import self_check
 
 def _show(facts: dict) -> None:
     build = facts["build"]
-    print(
-        f"kdfast {facts['version']}  (git {build.get('git') or 'unknown'}, {build.get('compiler') or 'not compiled'})"
-    )
+    git, compiler = build.get("git") or "unknown", build.get("compiler") or "not compiled"
+    print(f"kdfast {facts['version']}  (git {git}, {compiler})")
     print(f"torch {facts['torch']}, CUDA {facts['torch_cuda'] or 'none'}, Triton {facts['triton'] or 'none'}")
     print(f"Python {facts['python']}, CPU level {facts['cpu_level']}, {facts['cpu_threads']} threads")
     print(f"GPUs: {', '.join(facts['gpus']) or 'none'}")

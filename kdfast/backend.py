@@ -1,8 +1,9 @@
 """Which kernels serve a tensor: the only place in Python that chooses.
 
-A backend is a namespace of ops with the same names: `native` (torch.ops.kdfast: C++ on the CPU, CUDA on NVIDIA GPUs),
-`triton` (torch.ops.kdfast_triton) and `reference` (each op's definition in plain PyTorch). Facts of the process are read
-once, when kdfast is imported, so that choosing costs nothing and torch.compile can trace it.
+A backend is a namespace of ops with the same names: `native` (torch.ops.kdfast: C++ on the CPU, CUDA on
+NVIDIA GPUs), `triton` (torch.ops.kdfast_triton) and `reference` (each op's definition in plain PyTorch).
+Facts of the process are read once, when kdfast is imported, so that choosing costs nothing and torch.compile
+can trace it.
 """
 
 from __future__ import annotations
@@ -69,13 +70,36 @@ _REASON_TRITON = _load_triton()
 _TRITON_ON_CPU = os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def reason_against(name: str, x: Tensor | torch.device | str) -> str | None:
-    """Why backend `name` cannot serve tensor (or device) `x`; None if it can.
+def _registered(namespace: str, key: str) -> frozenset[str]:
+    """The ops of a namespace that have a kernel for a dispatch key (CPU, CUDA)."""
+    prefix = f"{namespace}::"
+    names = torch._C._dispatch_get_registrations_for_dispatch_key(key)
+    return frozenset(name.removeprefix(prefix) for name in names if name.startswith(prefix))
+
+
+# Which ops have kernels: a loss may come with its definition alone; "native" must not claim to serve it then.
+_NAMESPACES = {"native": "kdfast", "triton": "kdfast_triton"}
+_KERNELS = {
+    (name, device): _registered(namespace, device.upper())
+    for name, namespace in _NAMESPACES.items()
+    for device in ("cpu", "cuda")
+}
+
+
+def reason_against(name: str, x: Tensor | torch.device | str, op: str = "") -> str | None:
+    """Why backend `name` cannot serve tensor (or device) `x`, or op `op` on it; None if it can.
 
     Raises ValueError for an unknown backend.
     """
     _check_name(name)
     device = x.device.type if isinstance(x, Tensor) else torch.device(x).type
+    reason = _reason_against_device(name, device)
+    if reason is None and name != "reference" and op and op not in _KERNELS[name, device]:
+        return f"{op} has no {name} kernel for {device} tensors"
+    return reason
+
+
+def _reason_against_device(name: str, device: str) -> str | None:
     if name == "reference":
         return None
     if name == "native":
@@ -102,28 +126,31 @@ def _asked_by_environment() -> str | None:
 _asked: str | None = _asked_by_environment()
 
 
-def _choose(device: str, triton_first: bool) -> str:
+def _choose(device: str, op: str) -> str:
+    triton_first = op in TRITON_FIRST and device == "cuda"
     order = ("triton", "native", "reference") if triton_first else BACKENDS
-    return next(name for name in order if reason_against(name, device) is None)
+    return next(name for name in order if reason_against(name, device, op) is None)
 
 
-_KNOWN_DEVICES = ("cpu", "cuda")
-_CHOICE = {(device, first): _choose(device, first) for device in _KNOWN_DEVICES for first in (False, True)}
+_OPS = ("", *sorted(frozenset().union(*_KERNELS.values())))
+_CHOICE = {(device, op): _choose(device, op) for device in ("cpu", "cuda") for op in _OPS}
 
 
 def of(x: Tensor, op: str = "") -> str:
-    """The backend that serves op `op` on tensor `x`: the one asked for, or else the first that can.
+    """The backend that serves op `op` on tensor `x`: the one asked for, else the first that has a kernel for
+    it.
 
-    Raises RuntimeError if the backend that was asked for cannot run: an explicit choice never falls back.
+    An op without any kernel for the device is served by its definition ("reference"). Raises RuntimeError if
+    the backend that was asked for cannot run it: an explicit choice never falls back.
     """
     if _asked is not None:
-        reason = reason_against(_asked, x)
+        reason = reason_against(_asked, x, op)
         if reason is not None:
             raise RuntimeError(
                 f"backend {_asked!r} was asked for, but cannot serve {x.device.type} tensors: {reason}"
             )
         return _asked
-    return _CHOICE.get((x.device.type, op in TRITON_FIRST and x.device.type == "cuda"), "reference")
+    return _CHOICE.get((x.device.type, op), "reference")
 
 
 def ops(name: str) -> Callable:
@@ -141,8 +168,8 @@ class use:  # noqa: N801 - reads as a verb, as torch.no_grad does
     Args:
         name: "native", "triton" or "reference"; "auto" gives the choice back to kdfast.
 
-    Raises ValueError for an unknown name. That a backend cannot run is said (RuntimeError) when an op is called, since
-    it depends on the tensors' device.
+    Raises ValueError for an unknown name. That a backend cannot run is said (RuntimeError) when an op is
+    called, since it depends on the tensors' device.
     """
 
     def __init__(self, name: str) -> None:

@@ -42,17 +42,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _sentence(error: Exception) -> str | None:
     """What to tell the person, or None for a fault of ours.
 
-    Ours to tell are UserError, a full disk, and what kdfast's own checks raise on purpose: TypeError,
-    ValueError and RuntimeError from a `raise` statement in this package.
+    Ours to tell are UserError, a full disk, Lightning's refusal of a setting (more GPUs than there are), and
+    what kdfast's own checks raise on purpose: TypeError, ValueError and RuntimeError from a `raise` in this
+    package.
     """
     if isinstance(error, OSError) and error.errno in FULL_DISK:
         return f"cannot write {error.filename or 'a file'}: {why(error)}"
     last = traceback.extract_tb(error.__traceback__)[-1]
-    ours = Path(last.filename).is_relative_to(Path(__file__).parent)
-    checked = isinstance(error, (TypeError, ValueError, RuntimeError)) and (last.line or "").startswith(
+    ours = Path(last.filename).is_relative_to(Path(__file__).parent) and (last.line or "").startswith(
         "raise "
     )
-    if not isinstance(error, UserError) and not (ours and checked):
+    checked = ours and isinstance(error, (TypeError, ValueError, RuntimeError))
+    if type(error).__name__ == "MisconfigurationException":
+        return " ".join(str(error).split())
+    if not isinstance(error, UserError) and not checked:
         return None
     return str(error).strip().splitlines()[-1].removeprefix(f"{UserError.__module__}.UserError: ")
 
@@ -100,7 +103,9 @@ def _distill(arguments: list[str]) -> int:
 
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: kdfast distill RECIPE [options]\n       kdfast distill RECIPE --help\n\nrecipes:")
-        print("\n".join(f"  {name:<14}{recipes.headline(name)}" for name in recipes.names()))
+        print("\n".join(f"  {name:<16}{recipes.headline(name)}" for name in recipes.names()))
+        print("\nseveral processes:\n  kdfast distill RECIPE --devices 2")
+        print("  torchrun --nproc-per-node 2 -m kdfast.cli distill RECIPE --out OUT")
         return 0
     if arguments[0].startswith("-"):
         raise UserError(

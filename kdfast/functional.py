@@ -8,12 +8,17 @@ from kdfast.ops.channel_wise_kl import channel_wise_kl
 from kdfast.ops.class_box_l2 import class_box_l2
 from kdfast.ops.class_sums import class_sums
 from kdfast.ops.cosine_distance import cosine_distance
+from kdfast.ops.cross_entropy_kl_div import cross_entropy_kl_div
 from kdfast.ops.dice_diversity import dice_diversity
+from kdfast.ops.dist_loss import dist_loss
+from kdfast.ops.dkd_loss import dkd_loss
 from kdfast.ops.fgd_loss import fgd_loss
+from kdfast.ops.focal_loss import focal_loss
 from kdfast.ops.hcl_loss import hcl_loss
 from kdfast.ops.hint_mse import hint_mse
 from kdfast.ops.js_div import js_div
 from kdfast.ops.kl_div import kl_div
+from kdfast.ops.linear_kl_div import linear_kl_div
 from kdfast.ops.masked_mse import masked_mse
 from kdfast.ops.nd_loss import nd_loss
 from kdfast.ops.normalized_mse import normalized_mse
@@ -25,7 +30,11 @@ from kdfast.ops.rpn_distill import rpn_distill
 from kdfast.ops.similarity_preserving import similarity_preserving
 from kdfast.ops.skew_kl_div import skew_kl_div
 from kdfast.ops.soft_bce import soft_bce
+from kdfast.ops.soft_cross_entropy import soft_cross_entropy
+from kdfast.ops.topk_kl_div import topk_kl_div
 from kdfast.ops.tv_dist import tv_dist
+from kdfast.ops.unbiased_cross_entropy import unbiased_cross_entropy
+from kdfast.ops.unbiased_kl_div import unbiased_kl_div
 from kdfast.ops.weighted_mse import weighted_mse
 
 __all__ = [
@@ -37,12 +46,17 @@ __all__ = [
     "class_box_l2",
     "class_sums",
     "cosine_distance",
+    "cross_entropy_kl_div",
     "dice_diversity",
+    "dist_loss",
+    "dkd_loss",
     "fgd_loss",
+    "focal_loss",
     "hcl_loss",
     "hint_mse",
     "js_div",
     "kl_div",
+    "linear_kl_div",
     "masked_mse",
     "nd_loss",
     "normalized_mse",
@@ -54,6 +68,10 @@ __all__ = [
     "similarity_preserving",
     "skew_kl_div",
     "soft_bce",
+    "soft_cross_entropy",
+    "topk_kl_div",
     "tv_dist",
+    "unbiased_cross_entropy",
+    "unbiased_kl_div",
     "weighted_mse",
 ]

@@ -49,7 +49,8 @@ def _cpu_level() -> str | None:
 
 
 def info() -> dict[str, Any]:
-    """Facts of this installation: versions, build, devices, and each backend's reason for not running, by device."""
+    """Facts of this installation: versions, build, devices, and each backend's reason for not running, by
+    device."""
     devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {

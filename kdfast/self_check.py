@@ -54,7 +54,8 @@ def _verdict(op: str, device: str, name: str) -> str:
 
 
 def self_check() -> list[dict[str, str]]:
-    """One {op, backend, device, verdict} for every op and every backend that can run; verdict "right" or what is wrong."""
+    """One {op, backend, device, verdict} for every op and every backend that can run; verdict "right" or what
+    is wrong."""
     devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
     return [
         {"op": op, "backend": name, "device": device, "verdict": _verdict(op, device, name)}

@@ -34,10 +34,10 @@ class Need:
         self.that(path, f"the program {name} is not installed")
         return path
 
-    def backend(self, name: str, device: str = "cpu") -> None:
-        """A backend that serves `device`."""
+    def backend(self, name: str, device: str = "cpu", op: str = "") -> None:
+        """A backend that serves `device`, with a kernel for `op`."""
         self.that(device != "cuda" or torch.cuda.is_available(), "there is no GPU")
-        reason = backend.reason_against(name, device)
+        reason = backend.reason_against(name, device, op)
         self.that(reason is None, f"backend {name} cannot serve {device} tensors: {reason}")
 
     def data(self, *parts: str) -> Path:
@@ -60,9 +60,12 @@ def _devices() -> list[str]:
 
 @pytest.fixture(params=[(name, device) for device in _devices() for name in backend.BACKENDS], ids="-".join)
 def place(request, need):
-    """Every backend on every device, one after the other: yields the device with the backend in use."""
+    """Every backend on every device, one after the other: yields the device with the backend in use.
+
+    A test file whose op may lack a kernel somewhere names it: OP = "dkd_loss".
+    """
     name, device = request.param
-    need.backend(name, device)
+    need.backend(name, device, getattr(request.module, "OP", ""))
     with backend.use(name):
         yield device
 

@@ -1,7 +1,7 @@
 """The CUDA kernels of csrc, run on the emulated device against textbook definitions in extended precision.
 
-KDFAST_NATIVE_FULL=1 (make sanitize) runs every combination; otherwise kl_div runs nearly all, and its relatives, which
-share its kernels, a third.
+KDFAST_NATIVE_FULL=1 (make sanitize) runs every combination; otherwise kl_div runs nearly all, and its
+relatives, which share its kernels, a third.
 """
 
 import os
@@ -109,13 +109,12 @@ def check(native, case):
     student[weight == 0] = 0.0
     value, gradient, counted = oracle.divergence(case.name, student, teacher, case.temperature, case.param)
     weight = np.where(counted, weight, 0.0)
-    value = np.where(weight == 0, 0, value * weight * case.temperature**2).astype(np.float64)
-    gradient = np.where(weight[:, None] == 0, 0, gradient * weight[:, None] * case.temperature**2).astype(
-        np.float64
-    )
+    value[weight == 0], gradient[weight == 0] = 0.0, 0.0
+    value = (value * weight * case.temperature**2).astype(np.float64)
+    gradient = (gradient * weight[:, None] * case.temperature**2).astype(np.float64)
     wide = case.compute == "float64"
     np.testing.assert_array_equal(result.weight, weight)
-    # Total variation is a sum of |q - p| as it is; the others are sums of terms that vanish with the square of it.
+    # Total variation is a sum of |q - p| as it is; the terms of the others vanish with the square of it.
     linear = 1e-7 * case.temperature**2 if case.name == "tv_dist" and not wide else 0.0
     np.testing.assert_allclose(result.value, value, rtol=1e-10 if wide else 3e-5, atol=1e-17 + linear)
     assert (result.value >= 0).all()
@@ -125,7 +124,9 @@ def check(native, case):
     for grad in (result.grad, result.grad_again):
         error = abs(grad - gradient)
         assert (error <= budget * abs(gradient) + scale + SMALLEST[case.student]).all(), case
-        smallest = (SMALLEST[case.student] + 1e-18) * np.sqrt(error.size)  # 1e-18: the definition's own rounding
+        smallest = (SMALLEST[case.student] + 1e-18) * np.sqrt(
+            error.size
+        )  # 1e-18: the definition's own rounding
         assert np.linalg.norm(error) <= budget * np.linalg.norm(gradient) + smallest, case
     return result
 
@@ -196,7 +197,7 @@ def test_more_rows_than_the_grid_has_teams(native, name):
 @NAMES
 @pytest.mark.parametrize("cols", [14000, 40000])
 def test_rows_beyond_shared_memory(native, name, cols):
-    """With 14000 columns a part of the row comes back from memory in the second pass, with 40000 most of it."""
+    """With 14000 columns part of the row comes back from memory in the second pass, with 40000 most of it."""
     check(native, Case(name, 1, cols))
 
 
@@ -292,7 +293,7 @@ def test_scale_grad(native, dtype, factor_dtype, factor):
 
 
 def test_every_kernel_has_run(native):
-    """Every __global__ function of csrc/cuda ran to its end on the emulated device, here or in a test before."""
+    """Every __global__ function of csrc/cuda runs to its end on the emulated device."""
     for name in kernels.DIVERGENCES:
         check(native, Case(name))
     value = np.ones(9000, np.float32)

@@ -1,5 +1,5 @@
-"""The formulas of csrc/common, reached directly: functions in ULP over their whole range, at every CPU level this processor
-has, by scalars and by vectors; parts that merge; gradients against values; conversions of half types."""
+"""The formulas of csrc/common, reached directly: functions in ULP over their whole range, at every CPU level
+of this processor, by scalars and by vectors; parts that merge; gradients against values; half types."""
 
 import mpmath
 import numpy as np
@@ -65,7 +65,9 @@ def test_logarithms(native, dtype):
     x = 2.0 ** rng.uniform(np.log2(float(info.smallest_subnormal)), info.maxexp - 1e-3, 60000)
     x = np.concatenate([x, 1 + rng.normal(0, 0.1, 60000), 1 + 2.0 ** -rng.uniform(1, 50, 9999)]).astype(dtype)
     x = x[x > 0]
-    near = np.concatenate([2.0 ** -rng.uniform(1, 60, 60000) * rng.choice([-1, 1], 60000), rng.uniform(-0.9, 9, 9999)])
+    near = np.concatenate(
+        [2.0 ** -rng.uniform(1, 60, 60000) * rng.choice([-1, 1], 60000), rng.uniform(-0.9, 9, 9999)]
+    )
     near = near.astype(dtype)
     for level, vector in ways(native):
         assert ulps(evaluate(native, "log", x, level, vector), np.log(x.astype(np.longdouble))).max() <= 2
@@ -98,13 +100,19 @@ def phi_exact(x):
 @WIDTHS
 def test_phi(native, dtype):
     rng = np.random.default_rng(0)
-    x = np.concatenate([2.0 ** rng.uniform(-40, 4, 300) * rng.choice([-1, 1], 300), [0.5, -0.5, 0.4999, -0.5001]])
+    x = np.concatenate(
+        [2.0 ** rng.uniform(-40, 4, 300) * rng.choice([-1, 1], 300), [0.5, -0.5, 0.4999, -0.5001]]
+    )
     x = x.astype(dtype)
     exact = phi_exact(x)
     for level, vector in ways(native):
         result = evaluate(native, "phi", x, level, vector).astype(float)
         assert (result >= 0).all()
-        assert (abs(result - exact) <= 1e-6 * exact if dtype == np.float32 else abs(result - exact) <= 1e-14 * exact).all()
+        assert (
+            abs(result - exact) <= 1e-6 * exact
+            if dtype == np.float32
+            else abs(result - exact) <= 1e-14 * exact
+        ).all()
 
 
 @settings(max_examples=200, deadline=None)
@@ -120,7 +128,7 @@ def test_against_mpmath(native_module, x, name):
             assert abs(mpmath.mpf(float(result)) - exact) <= 4 * unit
 
 
-# ---- Parts that merge -----------------------------------------------------------------------------------------------
+# ---- Parts that merge --------------------------------------------------------------------------------------
 
 
 def functions(native, dtype):
@@ -155,7 +163,7 @@ def test_merging_is_associative(native_module, pairs, data, temperature):
     np.testing.assert_array_equal(merge(a, part(0, 0), temperature), a)
 
 
-# ---- A row: value against the definition, gradient against the value ------------------------------------------------
+# ---- A row: value against the definition, gradient against the value ---------------------------------------
 
 
 def evaluate_row(native, name, student, teacher, temperature, dtype=np.float64):
@@ -172,13 +180,20 @@ distances = st.sampled_from([1e-3, 0.02, 0.3, 3.0])
 
 @NAMES
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 10**6), n=st.integers(1, 40), distance=distances, temperature=st.sampled_from([0.7, 1.0, 4.0]))
+@given(
+    seed=st.integers(0, 10**6),
+    n=st.integers(1, 40),
+    distance=distances,
+    temperature=st.sampled_from([0.7, 1.0, 4.0]),
+)
 def test_row_against_definition(native_module, name, seed, n, distance, temperature):
     rng = np.random.default_rng(seed)
     t = rng.normal(0, 3, n)
     s = t + distance * rng.normal(size=n)
     value, gradient = evaluate_row(native_module, name, s, t, temperature)
-    exact, exact_gradient, _ = oracle.divergence(name, s[None], t[None], temperature, oracle.PARAMETER.get(name, 0.0))
+    exact, exact_gradient, _ = oracle.divergence(
+        name, s[None], t[None], temperature, oracle.PARAMETER.get(name, 0.0)
+    )
     np.testing.assert_allclose(value, float(exact[0]), rtol=1e-10, atol=1e-16)
     np.testing.assert_allclose(gradient, exact_gradient[0].astype(float), rtol=1e-9, atol=1e-15)
 
@@ -187,7 +202,7 @@ def test_row_against_definition(native_module, name, seed, n, distance, temperat
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10**6), n=st.integers(2, 12), distance=distances)
 def test_gradient_is_the_derivative_of_the_value(native_module, name, seed, n, distance):
-    """Central differences of order 6; steps small against the distance to the kinks of total variation are skipped."""
+    """By central differences of order 6. Total variation has kinks: steps that cross one prove nothing."""
     rng = np.random.default_rng(seed)
     t = rng.normal(0, 2, n)
     s = t + distance * rng.normal(size=n)
@@ -210,13 +225,15 @@ def test_gradient_is_the_derivative_of_the_value(native_module, name, seed, n, d
         np.testing.assert_allclose(gradient[i], derivative, rtol=1e-8, atol=1e-11)
 
 
-# ---- Half types -----------------------------------------------------------------------------------------------------
+# ---- Half types --------------------------------------------------------------------------------------------
 
 
 def test_widening_every_half(native):
     bits = np.arange(1 << 16, dtype=np.uint16)
     for level in native.LEVELS:
-        np.testing.assert_array_equal(native.widen(bits.view(np.float16), level=level), bits.view(np.float16).astype(np.float32))
+        np.testing.assert_array_equal(
+            native.widen(bits.view(np.float16), level=level), bits.view(np.float16).astype(np.float32)
+        )
         np.testing.assert_array_equal(native.widen(bits, level=level), numbers(bits).astype(np.float32))
 
 
@@ -227,7 +244,16 @@ def test_narrowing_rounds_to_even(native):
     with np.errstate(over="ignore", invalid="ignore"):
         exact = halves.view(np.float16).astype(np.float32)
         between = ((exact[:-1].astype(float) + exact[1:]) / 2).astype(np.float32)  # ties of float16
-        x = np.concatenate([random, exact, between, np.nextafter(between, np.float32(np.inf)), numbers(halves), random * 1e-20])
+        x = np.concatenate(
+            [
+                random,
+                exact,
+                between,
+                np.nextafter(between, np.float32(np.inf)),
+                numbers(halves),
+                random * 1e-20,
+            ]
+        )
         x = x.astype(np.float32)
         for level in native.LEVELS:
             for to in ("float16", "bfloat16"):

@@ -1,4 +1,5 @@
-"""Checks of arguments, shared by every op: one sentence that names the argument, what was given and what is needed."""
+"""Checks of arguments, shared by every op: one sentence that names the argument, what was given and what is
+needed."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2, "batchmean": 3}
 
 
@@ -94,16 +96,66 @@ def row_mask(mask: object, row_shape: Sequence[int], like: Tensor) -> None:
     same_device("mask", mask, "student", like)
 
 
-def logits_pair(student: object, teacher: object, dim: int | Sequence[int]) -> tuple[int, ...]:
+def class_index(name: str, x: object, shape: Sequence[int], other_name: str, other: Tensor) -> None:
+    """An integer tensor of class numbers with a given shape: TypeError, ValueError, RuntimeError."""
+    tensor(name, x)
+    if x.dtype not in INTEGERS:
+        raise TypeError(f"{name} must hold class numbers (int64), got {x.dtype}")
+    if tuple(x.shape) != tuple(shape):
+        raise ValueError(
+            f"{name} must have shape {tuple(shape)}, to fit {other_name} of shape {tuple(other.shape)}, "
+            f"got {tuple(x.shape)}"
+        )
+    same_device(name, x, other_name, other)
+
+
+def class_weight(weight: object, classes: int, other_name: str, other: Tensor) -> None:
+    """A float tensor with one weight per class: TypeError, ValueError, RuntimeError."""
+    floating("weight", weight)
+    if tuple(weight.shape) != (classes,):
+        raise ValueError(
+            f"weight must have one number per class, shape ({classes},), got {tuple(weight.shape)}"
+        )
+    same_device("weight", weight, other_name, other)
+
+
+def whole_number(name: str, x: object, least: int) -> int:
+    """A Python int of at least `least`: TypeError, ValueError."""
+    if isinstance(x, bool) or not isinstance(x, int):
+        raise TypeError(f"{name} must be an int, got {type(x).__name__}")
+    if x < least:
+        raise ValueError(f"{name} must be at least {least}, got {x}")
+    return x
+
+
+def flag(name: str, x: object) -> bool:
+    """True or False: TypeError."""
+    if not isinstance(x, bool):
+        raise TypeError(f"{name} must be True or False, got {type(x).__name__}")
+    return x
+
+
+def logits(name: str, x: object) -> None:
+    """Logits whose last dimension holds at least one class: TypeError, ValueError."""
+    floating(name, x)
+    if x.dim() == 0:
+        raise ValueError(f"{name} must have a class dimension, got a 0-d tensor")
+    if x.size(-1) == 0:
+        raise ValueError(f"{name} must have at least one class, got shape {tuple(x.shape)}")
+
+
+def logits_pair(
+    student: object, teacher: object, dim: int | Sequence[int], teacher_name: str = "teacher"
+) -> tuple[int, ...]:
     """Student and teacher logits that fit each other; returns the class dimensions."""
     floating("student", student)
-    floating("teacher", teacher)
+    floating(teacher_name, teacher)
     if student.dim() == 0:
         raise ValueError("student must have a class dimension, got a 0-d tensor")
     class_dims = dims(dim, student.dim())
     if student.shape != teacher.shape:
-        raise ValueError(_shape_sentence(student, teacher, class_dims))
-    same_device("student", student, "teacher", teacher)
+        raise ValueError(_shape_sentence(student, teacher, class_dims, teacher_name))
+    same_device("student", student, teacher_name, teacher)
     if any([student.size(d) == 0 for d in class_dims]):
         raise ValueError(
             f"student must have at least one class, got shape {tuple(student.shape)} with dim={dim}"
@@ -111,14 +163,15 @@ def logits_pair(student: object, teacher: object, dim: int | Sequence[int]) -> t
     return class_dims
 
 
-def _shape_sentence(student: Tensor, teacher: Tensor, class_dims: tuple[int, ...]) -> str:
+def _shape_sentence(student: Tensor, teacher: Tensor, class_dims: tuple[int, ...], teacher_name: str) -> str:
     given = f"got {tuple(student.shape)} and {tuple(teacher.shape)}"
     if student.dim() == teacher.dim():
         differing = [d for d in range(student.dim()) if student.size(d) != teacher.size(d)]
         if len(differing) == 1 and differing[0] in class_dims:
             d = differing[0]
             return (
-                f"student and teacher have {student.size(d)} and {teacher.size(d)} classes along dim {d}, {given}: "
-                "pad the smaller with -inf logits, or cut the larger, so that class i means the same on both sides"
+                f"student and {teacher_name} have {student.size(d)} and {teacher.size(d)} classes along "
+                f"dim {d}, {given}: pad the smaller with -inf logits, or cut the larger, so that class i "
+                "means the same on both sides"
             )
-    return f"student and teacher must have the same shape, {given}"
+    return f"student and {teacher_name} must have the same shape, {given}"

@@ -1,10 +1,10 @@
 """What the divergences share in Python: the autograd function over the ops, their fakes, and the public call.
 
-A room (kl_div.py, ...) holds its definition and its documentation. Two ways to the gradient, one rule: where the loss is
-one number and the student is not float16, the gradient is made in the forward pass, since that takes three streams of
-memory and not five, and nothing else is kept. Otherwise rows keep eight numbers each and the gradient is recomputed:
-reduction="none" needs each row's own upstream factor, and in float16 a gradient made before a loss scaler's factor is
-known would underflow.
+A room (kl_div.py, ...) holds its definition and its documentation. Two ways to the gradient, one rule: where
+the loss is one number and the student is not float16, the gradient is made in the forward pass, since that
+takes three streams of memory and not five, and nothing else is kept. Otherwise rows keep eight numbers each
+and the gradient is recomputed: reduction="none" needs each row's own upstream factor, and in float16 a
+gradient made before a loss scaler's factor is known would underflow.
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ def _one_class_dim(
     return student, teacher, list(dims)
 
 
-# ---- Fake kernels ----------------------------------------------------------------------------------------------------
+# ---- Fake kernels
+# ----------------------------------------------------------------------------------------------------
 
 
 def _fake(student, teacher, mask, dim, temperature, scale, param, reduction, with_grad):
@@ -156,7 +157,8 @@ def register_fakes(name: str) -> None:
         torch.library.register_fake(f"kdfast::{name}_backward", _fake_backward)
 
 
-# ---- What the definitions share --------------------------------------------------------------------------------------
+# ---- What the definitions share
+# --------------------------------------------------------------------------------------
 
 
 def reference_rows(
@@ -170,7 +172,8 @@ def reference_rows(
     scale_t2: bool,
     reduction: str,
 ) -> Tensor:
-    """The frame of a divergence's definition: `row` maps log q and log p, classes last, to one number per row."""
+    """The frame of a divergence's definition: `row` maps log q and log p, classes last, to one number per
+    row."""
     dims = _check.dims(dim, student.dim())
     last = list(range(-len(dims), 0))
     compute = compute_type(student, teacher)

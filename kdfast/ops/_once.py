@@ -1,5 +1,5 @@
-"""First derivatives only, and a clear error for the second: torch's own once_differentiable says nothing where the
-upstream gradient is a constant, which leaves a gradient penalty silently without its effect.
+"""First derivatives only, and a clear error for the second: torch's own once_differentiable says nothing
+where the upstream gradient is a constant, which leaves a gradient penalty silently without its effect.
 """
 
 from __future__ import annotations

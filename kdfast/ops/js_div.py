@@ -1,4 +1,5 @@
-"""Generalised Jensen-Shannon divergence between the softmaxes of teacher and student (Agarwal et al. 2024, GKD)."""
+"""Generalised Jensen-Shannon divergence between the softmaxes of teacher and student (Agarwal et al. 2024,
+GKD)."""
 
 from __future__ import annotations
 
@@ -53,20 +54,21 @@ def js_div(
     scale_t2: bool = True,
     reduction: str = "batchmean",
 ) -> Tensor:
-    """beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q, from raw logits (Agarwal et al. 2024, eq. 1).
+    """beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q, from raw logits.
 
-    beta in [0, 1] is the teacher's share. At beta = 0 and beta = 1 the value is 0, the limit of this definition (it is not
-    scaled to become a KL there).
+    Agarwal et al. 2024 (GKD), eq. 1. beta in [0, 1] is the teacher's share. At beta = 0 and beta = 1 the value
+    is 0, the limit of this definition (it is not scaled to become a KL there).
 
-    Shapes, dtypes, `temperature`, `dim`, `mask`, `scale_t2`, `reduction`, the result and the errors are those of
-    kdfast.functional.kl_div.
+    Shapes, dtypes, `temperature`, `dim`, `mask`, `scale_t2`, `reduction`, the result and the errors are those
+    of kdfast.functional.kl_div.
     """
     beta = _check.number("beta", beta)
     if not 0 <= beta <= 1:
         raise ValueError(f"beta must be in [0, 1], got {beta}")
     return divergence(
         "js_div", js_div_reference, student, teacher,
-        temperature=temperature, dim=dim, mask=mask, scale_t2=scale_t2, reduction=reduction, param=("beta", beta),
+        temperature=temperature, dim=dim, mask=mask, scale_t2=scale_t2, reduction=reduction, param=("beta",
+        beta),
     )  # fmt: skip
 
 

@@ -1,4 +1,5 @@
-"""KL(p || q) between the softmaxes of teacher and student logits: the distillation loss of Hinton et al. (2015)."""
+"""KL(p || q) between the softmaxes of teacher and student logits: the distillation loss of Hinton et al.
+(2015)."""
 
 from __future__ import annotations
 
@@ -44,23 +45,25 @@ def kl_div(
 ) -> Tensor:
     """KL(p || q) of p = softmax(teacher / T) and q = softmax(student / T), from raw logits.
 
-    As F.kl_div(log_softmax(student / T), softmax(teacher / T)) * T^2 (Hinton et al. 2015, eq. 4 and section 2.1), but in
-    one pass, computed in float32 (float64 for float64 logits) in a form that is accurate near p = q and never negative.
+    As F.kl_div(log_softmax(student / T), softmax(teacher / T)) * T^2 (Hinton et al. 2015, eq. 4 and section
+    2.1), but in one pass, computed in float32 (float64 for float64 logits) in a form that is accurate near p
+    = q and never negative.
 
     Args:
         student: logits of any shape and strides; float64, float32, bfloat16 or float16. Gets the gradient.
         teacher: logits of the same shape; a constant. Its dtype may differ.
         temperature: T > 0.
         dim: the class dimension, or a tuple of dimensions that are joined: (2, 3) compares maps.
-        mask: bool or float, one value per row (the student's shape without `dim`). 0 drops the row, also from the count;
-            other values weigh it.
+        mask: bool or float, one value per row (the student's shape without `dim`). 0 drops the row, also from
+            the count; other values weigh it.
         scale_t2: multiply by T^2, which keeps the gradient's size independent of T.
-        reduction: "none" (one value per row), "sum", "mean" (sum / sum of the counted rows' weights) or "batchmean"
-            (sum / student.size(0)).
+        reduction: "none" (one value per row), "sum", "mean" (sum / sum of the counted rows' weights) or
+            "batchmean" (sum / student.size(0)).
 
     Returns:
-        float32 (float64 if an input is float64), 0-d or one value per row. A row all of whose logits are -inf on a side
-        counts as 0 and is not counted; a class that is possible for the teacher alone makes its row +inf.
+        float32 (float64 if an input is float64), 0-d or one value per row. A row all of whose logits are -inf
+        on a side counts as 0 and is not counted; a class that is possible for the teacher alone makes its row
+        +inf.
 
     Raises TypeError, ValueError or RuntimeError for bad input, before anything runs.
     """

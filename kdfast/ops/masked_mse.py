@@ -6,7 +6,6 @@ With D = teacher - student everything goes through e_p = sum_c D_cp^2 and g_c = 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from kdfast import backend

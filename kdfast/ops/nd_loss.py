@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from kdfast import backend
 from kdfast.ops import _check, _check_features
 from kdfast.ops._divergence import compute_type, reduce_reference
 from kdfast.ops._features import divide, safe_norm
+from kdfast.ops._once import once_differentiable
 from kdfast.ops.scale_grad import scale_grad
 
 
@@ -60,6 +60,7 @@ class NDLoss(torch.autograd.Function):
         _, grad, norm = output
         ctx.mark_non_differentiable(grad, norm)
         ctx.set_materialize_grads(False)
+        ctx.name = "nd_loss"
         ctx.save_for_backward(*((grad, norm) if ctx.with_grad else (norm, *tensors)))
 
     @staticmethod

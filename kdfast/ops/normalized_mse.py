@@ -11,12 +11,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from kdfast import backend
 from kdfast.ops import _check, _check_features
 from kdfast.ops._divergence import compute_type, reduce_reference
 from kdfast.ops._features import safe_norm
+from kdfast.ops._once import once_differentiable
 from kdfast.ops.scale_grad import scale_grad
 
 
@@ -65,6 +65,7 @@ class NormalizedMSE(torch.autograd.Function):
         ctx.options = options
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
+        ctx.name = "normalized_mse"
         ctx.save_for_backward(*((output[1],) if ctx.with_grad else (student, teacher)))
 
     @staticmethod

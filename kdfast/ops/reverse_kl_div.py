@@ -42,12 +42,14 @@ def reverse_kl_div(
     scale_t2: bool = True,
     reduction: str = "batchmean",
 ) -> Tensor:
-    """KL(q || p) of q = softmax(student / T) and p = softmax(teacher / T), from raw logits (Gu et al. 2024, eq. 2).
+    """KL(q || p) of q = softmax(student / T) and p = softmax(teacher / T), from raw logits.
+
+    Gu et al. 2024 (MiniLLM), eq. 2.
 
     A class that is possible for the student alone makes its row's value +inf; that row's gradient is then 0.
 
-    Shapes, dtypes, `temperature`, `dim`, `mask`, `scale_t2`, `reduction`, the result and the errors are those of
-    kdfast.functional.kl_div.
+    Shapes, dtypes, `temperature`, `dim`, `mask`, `scale_t2`, `reduction`, the result and the errors are those
+    of kdfast.functional.kl_div.
     """
     return divergence(
         "reverse_kl_div", reverse_kl_div_reference, student, teacher,

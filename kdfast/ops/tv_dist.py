@@ -40,10 +40,11 @@ def tv_dist(
     scale_t2: bool = True,
     reduction: str = "batchmean",
 ) -> Tensor:
-    """sum |p - q| / 2, from raw logits (Wen et al. 2023, eq. 8). In [0, T^2], and in [0, 1] with scale_t2=False.
+    """sum |p - q| / 2, from raw logits (Wen et al. 2023, eq. 8). In [0, T^2], and in [0, 1] with
+    scale_t2=False.
 
-    Shapes, dtypes, `temperature`, `dim`, `mask`, `scale_t2`, `reduction`, the result and the errors are those of
-    kdfast.functional.kl_div.
+    Shapes, dtypes, `temperature`, `dim`, `mask`, `scale_t2`, `reduction`, the result and the errors are those
+    of kdfast.functional.kl_div.
     """
     return divergence(
         "tv_dist", tv_dist_reference, student, teacher,

@@ -11,12 +11,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torch.autograd.function import once_differentiable
-
 from kdfast import backend
 from kdfast.ops import _check, _check_features
 from kdfast.ops._divergence import compute_type
 from kdfast.ops._features import attached_zero
+from kdfast.ops._once import once_differentiable
 from kdfast.ops.scale_grad import keeps_grad, scale_grad
 
 
@@ -64,6 +63,7 @@ class WeightedMSE(torch.autograd.Function):
         _, _, e, g, grad = output
         ctx.mark_non_differentiable(e, g, grad)
         ctx.set_materialize_grads(False)
+        ctx.name = "weighted_mse"
         ctx.save_for_backward(student, teacher, position, channel, gain, e, g, grad)
 
     @staticmethod
@@ -91,8 +91,7 @@ def _student_grad(ctx, inputs: list[Tensor], grad: Tensor, up_position: Tensor, 
         return scale_grad(grad, up_channel if position is None else up_position, ctx.kernels)
     if keeps_grad():
         return op.weighted_mse_backward(up_position, up_channel, *inputs)
-    equal = up_position == up_channel
-    op.scale_grad_(grad, torch.where(equal, up_position, 1))
+    op.scale_grad_(grad, torch.where(up_position == up_channel, up_position, 1))
     op.weighted_mse_redo_(grad, up_position, up_channel, *inputs)
     return grad
 

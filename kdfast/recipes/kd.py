@@ -192,8 +192,7 @@ def _report(
     share: dict[str, Any],
     networks: dict[str, nn.Module],
 ) -> None:
-    small = sections.parameters(student_network(images.side))
-    sizes = {"teacher": sections.parameters(teacher_network()), "student": small, "distilled": small}
+    sizes = {name: sections.size(network, images.test[0][0][None]) for name, network in networks.items()}
     report = Report("Knowledge distillation of handwritten digits", subtitle=f"{images.source} · {out.path}")
     sections.add_scores(report, scores, "test accuracy", sizes, note=_note(images))
     sections.add_curves(report, out, "val_accuracy", "Validation accuracy", ylabel="accuracy", percent=True)

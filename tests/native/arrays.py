@@ -1,4 +1,4 @@
-"""numpy arrays as kernels see them: bfloat16 as uint16, layouts with NaN in every hole, and arrays beyond 2^31 elements."""
+"""numpy arrays as kernels see them: bfloat16 as uint16, layouts with NaN in every hole, 2^31 elements."""
 
 from __future__ import annotations
 
@@ -81,5 +81,7 @@ def far_apart(shape: tuple[int, ...], strides: tuple[int, ...], dtype: str) -> n
     item = np.dtype(STORED[dtype]).itemsize
     count = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     no_reserve = 0x4000  # of linux/mman.h: pages are not counted before they are touched
-    flat = np.frombuffer(mmap.mmap(-1, count * item, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve), STORED[dtype])
+    flat = np.frombuffer(
+        mmap.mmap(-1, count * item, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve), STORED[dtype]
+    )
     return np.lib.stride_tricks.as_strided(flat, shape, [s * item for s in strides], writeable=True)

@@ -1,7 +1,8 @@
 """Builds kd_native with CMake and loads it.
 
-`load()` gives the module of the quick tests; KDFAST_NATIVE_MODE=sanitize or debug chooses another build (the sanitized one
-must run under a preloaded AddressSanitizer: tests/native/sanitize.sh). By hand: python tests/native/build.py [mode].
+`load()` gives the module of the quick tests; KDFAST_NATIVE_MODE=sanitize or debug chooses another build. The
+sanitized one must run under a preloaded AddressSanitizer: tests/native/sanitize.sh. To build by hand:
+python tests/native/build.py MODE.
 """
 
 from __future__ import annotations
@@ -33,11 +34,23 @@ def build(mode: str) -> Path:
 
     folder = HERE / "build" / mode
     folder.mkdir(parents=True, exist_ok=True)
-    configure = ["cmake", "-S", HERE, "-B", folder, "-G", "Ninja", f"-DKD_NATIVE_MODE={mode}", "--log-level=WARNING"]
+    configure = [
+        "cmake",
+        "-S",
+        HERE,
+        "-B",
+        folder,
+        "-G",
+        "Ninja",
+        f"-DKD_NATIVE_MODE={mode}",
+        "--log-level=WARNING",
+    ]
     configure += [f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"]
     with open(folder / "lock", "w") as lock:  # two pytest processes build one after the other
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for command in ([] if (folder / "build.ninja").exists() else [configure]) + [["cmake", "--build", folder]]:
+        for command in ([] if (folder / "build.ninja").exists() else [configure]) + [
+            ["cmake", "--build", folder]
+        ]:
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode != 0:
                 raise RuntimeError(f"{' '.join(map(str, command))} failed:\n{done.stdout}{done.stderr}")

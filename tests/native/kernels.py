@@ -10,7 +10,9 @@ SOURCES = sorted(p for p in CUDA.iterdir() if p.suffix in (".cu", ".cuh"))
 
 
 def _found(pattern: str) -> list[str]:
-    return sorted({name for source in SOURCES for name in re.findall(pattern, source.read_text(), re.MULTILINE)})
+    return sorted(
+        {name for source in SOURCES for name in re.findall(pattern, source.read_text(), re.MULTILINE)}
+    )
 
 
 KERNELS = _found(r"__global__\s+void\s+(?:__launch_bounds__\((?:[^()]|\([^()]*\))*\)\s+)?(\w+)\s*\(")

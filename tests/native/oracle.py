@@ -1,8 +1,8 @@
 """Textbook definitions of the divergences in extended precision, independent of how csrc computes them.
 
 p = softmax(teacher / T), q = softmax(student / T); for a value V(p, q) the gradient by student j is
-q_j (g_j - sum_i q_i g_i) / T with g = dV/dq. x86's long double has 64 bits of mantissa, so even plain differences of
-logarithms keep 12 digits at the distances tested here.
+q_j (g_j - sum_i q_i g_i) / T with g = dV/dq. x86's long double has 64 bits of mantissa, so even plain
+differences of logarithms keep 12 digits at the distances tested here.
 """
 
 from __future__ import annotations

@@ -17,6 +17,25 @@ Batch = tuple[Tensor, Tensor]  # images [B, C, H, W], class numbers [B]
 Optimize = Callable[[list[nn.Parameter], int], dict[str, Any]]  # parameters, steps -> what Lightning expects
 
 
+class _Means:
+    """Means over samples of named 0-d tensors, added up where they are."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    def add(self, values: dict[str, Tensor], count: int) -> None:
+        """Means over `count` samples each."""
+        self._sums = {name: self._sums.get(name, 0) + count * value for name, value in values.items()}
+        self._count += count
+
+    def take(self) -> dict[str, Tensor]:
+        """The means so far; starts anew."""
+        means = {name: value / self._count for name, value in self._sums.items()}
+        self._sums, self._count = {}, 0
+        return means
+
+
 class Classifier(LightningModule):
     """Training and validation steps over `losses` and `predict`, which subclasses define.
 
@@ -41,6 +60,7 @@ class Classifier(LightningModule):
         super().__init__()
         self.network, self.augment = network, augment
         self._optimize = optimize
+        self._means = _Means()
         self.train_accuracy = MulticlassAccuracy(classes, average="micro", validate_args=False)
         self.val_accuracy = MulticlassAccuracy(classes, average="micro", validate_args=False)
 
@@ -64,15 +84,18 @@ class Classifier(LightningModule):
         if self.augment is not None:
             images = self.augment(images)
         loss, terms, logits = self.losses(images, target)
-        self.train_accuracy(logits.detach(), target)
-        named = {"loss": loss.detach()} | {f"terms/{name}": value for name, value in terms.items()}
-        self.log_dict(named, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(target))
-        self.log("train_accuracy", self.train_accuracy, on_step=False, on_epoch=True)
+        self.train_accuracy.update(logits.detach(), target)
+        self._means.add({"loss": loss.detach()} | {f"terms/{k}": v for k, v in terms.items()}, len(target))
         return loss
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        if self.trainer.is_last_batch:  # logging costs milliseconds a call: once an epoch is enough
+            self.log_dict(self._means.take(), on_step=False, on_epoch=True, sync_dist=True)
+            self.log("train_accuracy", self.train_accuracy, on_step=False, on_epoch=True)
 
     def validation_step(self, batch: Batch, _: int) -> None:
         images, target = batch
-        self.val_accuracy(self.predict(images), target)
+        self.val_accuracy.update(self.predict(images), target)
         self.log("val_accuracy", self.val_accuracy, on_step=False, on_epoch=True, batch_size=len(target))
 
     def configure_optimizers(self) -> dict[str, Any]:

@@ -44,10 +44,10 @@ class RunOptions:
     """where to compute"""
 
     devices: int = 1
-    """processes on each node; under torchrun, its --nproc-per-node"""
+    """processes on this machine, one for each GPU; torchrun decides for itself"""
 
     nodes: int = 1
-    """nodes; more than one needs torchrun"""
+    """machines; started on each with its NODE_RANK, or by torchrun"""
 
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """arithmetic of the models; the losses compute in float32 whatever it is"""

@@ -6,6 +6,7 @@ flags, `--no-...` for bools, help from the strings under the fields, and message
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import re
 import typing
@@ -15,7 +16,14 @@ from typing import Any, NoReturn
 
 import docstring_parser
 import yaml
-from jsonargparse import SUPPRESS, ActionConfigFile, ActionYesNo, ArgumentParser, Namespace
+from jsonargparse import (
+    SUPPRESS,
+    ActionConfigFile,
+    ActionYesNo,
+    ArgumentParser,
+    DefaultHelpFormatter,
+    Namespace,
+)
 
 from kdfast.recipes.common.errors import UserError
 from kdfast.recipes.common.folder import CONFIG
@@ -28,6 +36,10 @@ class OneLineParser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise UserError(plain(message))
+
+
+class _Help(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Keeps the lines of the recipe's docstring."""
 
 
 def plain(message: object) -> str:
@@ -48,7 +60,12 @@ def plain(message: object) -> str:
 
 def parser_for(name: str, recipe: ModuleType) -> ArgumentParser:
     """The parser of `kdfast distill NAME`."""
-    parser = OneLineParser(prog=f"kdfast distill {name}", description=recipe.__doc__, allow_abbrev=False)
+    parser = OneLineParser(
+        prog=f"kdfast distill {name}",
+        description=recipe.__doc__,
+        formatter_class=_Help,
+        allow_abbrev=False,
+    )
     parser.add_argument("--recipe", type=typing.Literal[name], default=name, help=SUPPRESS)
     parser.add_argument(
         "--config", action=ActionConfigFile, help="read options from a YAML file; later flags win"

@@ -26,6 +26,15 @@ def under_torchrun() -> bool:
     return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
+def layout(devices: int, nodes: int) -> tuple[int, int]:
+    """Processes on each node and nodes: what torchrun started, or else what was asked for."""
+    if not under_torchrun():
+        return devices, nodes
+    world = int(os.environ["WORLD_SIZE"])
+    each = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    return each, world // each
+
+
 def say(line: str) -> None:
     """Print one line from the main process."""
     if is_main():

@@ -8,6 +8,7 @@ from types import ModuleType
 
 import torch
 
+import kdfast
 from kdfast.recipes.common.errors import Interrupted, UserError
 from kdfast.recipes.common.folder import RunFolder
 from kdfast.recipes.common.parse import config_of, parse
@@ -30,6 +31,9 @@ def run(name: str, recipe: ModuleType, arguments: list[str]) -> None:
             return
         say(f"{name}: resuming {out.path}")
     else:
+        kdfast.backend.of(
+            torch.empty(0, device=options.torch_device())
+        )  # fails now if the one asked for cannot run
         path = given.out or os.environ.get(_OUT) or _free(name)
         if hasattr(options, "prepare"):
             options.prepare()

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from kdfast.recipes.common.folder import RunFolder
 from kdfast.recipes.common.report import Report
@@ -47,16 +48,18 @@ def series(
     return {name: (list(epochs), [mean(v) for v in epochs.values()]) for name, epochs in found.items()}
 
 
-def parameters(network: nn.Module) -> int:
-    """Number of parameters."""
-    return sum(parameter.numel() for parameter in network.parameters())
+def size(network: nn.Module, example: torch.Tensor) -> tuple[int, int]:
+    """Number of parameters, and of multiply-adds in a forward pass of `example` (a batch of one)."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network.eval()(example)
+    return sum(parameter.numel() for parameter in network.parameters()), counter.get_total_flops() // 2
 
 
 def add_scores(
     report: Report,
     scores: Mapping[str, Sequence[float]],
     metric: str,
-    sizes: Mapping[str, int],
+    sizes: Mapping[str, tuple[int, int]],
     *,
     note: str = "",
 ) -> None:
@@ -64,15 +67,18 @@ def add_scores(
 
     Args:
         scores: "teacher", "student" (alone), "distilled" or others -> shares in [0, 1], one for each seed.
-        sizes: the same names -> number of parameters.
+        sizes: the same names -> `size` of the network.
     """
     found = {name: list(values) for name, values in scores.items() if values}
     report.tiles({f"{called(name)}, {metric}": f"{mean(v):.1%}" for name, v in found.items()})
     rows = [
-        (called(name), f"{sizes[name]:,}", f"{mean(v):.2%}", _spread(v), len(v)) for name, v in found.items()
+        (called(name), *(f"{number:,}" for number in sizes[name]), f"{mean(v):.2%}", _spread(v), len(v))
+        for name, v in found.items()
     ]
     note = f"Mean and standard deviation over the seeds. {note}".strip()
-    report.table("Results", ("network", "parameters", metric, "spread", "seeds"), rows, note=note)
+    report.table(
+        "Results", ("network", "parameters", "multiply-adds", metric, "spread", "seeds"), rows, note=note
+    )
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -127,9 +133,18 @@ def add_step_times(
     for record in out.records():
         for part, length in record.get("ms", {}).items():
             found[group(record["stage"])][part].append(length)
-    bars = {called(stage): {part: median(v) for part, v in parts.items()} for stage, parts in found.items()}
+    parts = sorted({part for parts in found.values() for part in parts}, key=_place)
+    bars = {
+        called(stage): {part: median(times[part]) if part in times else 0.0 for part in parts}
+        for stage, times in found.items()
+    }
     if bars:
         report.stack(heading, bars, xlabel="ms a step, median", note="Other: logging and metrics.")
+
+
+def _place(part: str) -> int:
+    order = ("data", "augment", "teacher", "student", "loss", "backward", "optimizer", "other")
+    return order.index(part) if part in order else order.index("loss")
 
 
 def add_settings(report: Report, options: Any) -> None:

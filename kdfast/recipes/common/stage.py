@@ -30,6 +30,7 @@ from kdfast.recipes.common.folder import RunFolder
 from kdfast.recipes.common.loaders import EpochData
 from kdfast.recipes.common.options import RunOptions
 from kdfast.recipes.common.progress import reporter
+from kdfast.recipes.common.ranks import layout
 from kdfast.recipes.common.seeds import derive, seed_all
 
 Module = TypeVar("Module", bound=LightningModule)
@@ -86,12 +87,12 @@ def _trainer(options: RunOptions, epochs: int, callbacks: list[Callback], more: 
     """Lightning's Trainer, quiet, with our checkpoint files and without its own."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    many = options.devices * options.nodes > 1
+    devices, nodes = layout(options.devices, options.nodes)
     return Trainer(
         accelerator="gpu" if options.device == "cuda" else options.device,
-        devices=options.devices,
-        num_nodes=options.nodes,
-        strategy="ddp" if many else "auto",
+        devices=devices,
+        num_nodes=nodes,
+        strategy="ddp" if devices * nodes > 1 else "auto",
         precision=options.precision,
         max_epochs=epochs,
         callbacks=callbacks,

@@ -44,7 +44,7 @@ def encounters(truth: Truth, draw: np.random.Generator) -> pl.DataFrame:
         cost = np.round(np.exp(draw.normal(middle, spread, len(person))), 2)
         columns = {"patient_id": person, "date": day, "kind": np.full(len(person), kind), "cost": cost}
         frames.append(pl.DataFrame(columns))
-    return pl.concat(frames)
+    return pl.concat(frames).with_row_index("claim_id")
 
 
 def codes(truth: Truth, draw: np.random.Generator) -> tuple[pl.DataFrame, pl.DataFrame]:

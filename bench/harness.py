@@ -1,0 +1,226 @@
+"""Compares ways to compute one thing, side by side in one process.
+
+A Case has providers: functions that do one training step's worth of an op (forward and backward). Every round
+runs them all, one after the other, so that a machine that slows down slows all of them; kdfast itself is what
+pytest-benchmark times, the others are timed in each round's setup. What counts is the median over ROUNDS rounds
+of the ratio within a round, of the best of RUNS runs. Before anything is timed, every provider's gradient is
+compared with float64: a wrong one is shown as wrong.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ROUNDS, RUNS = 15, 3
+WRONG = 0.05
+RECORDS: list[dict[str, Any]] = []
+
+
+@dataclass
+class Provider:
+    """A way to do it: `step` runs once; `gradient` (of the same rounded inputs, small) is for the error."""
+
+    name: str
+    step: Callable[[], Any]
+    gradient: Callable[[], Tensor] | None = None
+
+
+@dataclass
+class Case:
+    """One row of the table. minimum_bytes: each input read once, each output written once."""
+
+    op: str
+    name: str
+    providers: list[Provider]
+    minimum_bytes: int
+    truth: Tensor | None = None  # the gradient in float64
+    flops: int = 0
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def synchronize() -> None:
+    if device() == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds(step: Callable[[], Any]) -> float:
+    synchronize()
+    begin = time.perf_counter()
+    step()
+    synchronize()
+    return time.perf_counter() - begin
+
+
+def relative_error(gradient: Tensor, truth: Tensor) -> float:
+    """L2, against float64."""
+    return float((gradient.detach().cpu().double() - truth.cpu()).norm() / truth.cpu().norm())
+
+
+def peak_bytes(step: Callable[[], Any]) -> int:
+    """The most memory that tensors held at once during a step, beyond what was held before."""
+    gc.collect()
+    if device() == "cuda":
+        synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        step()
+    held = most = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            most = max(most, held)
+    return most
+
+
+def copy_bandwidth(bytes_moved: int) -> float:
+    """Bytes per second of a copy that moves as many bytes (read plus written), into memory that is warm."""
+    elements = max(bytes_moved // 8, 1024)
+    source, target = torch.ones(elements, device=device()), torch.empty(elements, device=device())
+    target.copy_(source)
+    repeats = max(1, int(2e8 / (elements * 8)))
+
+    def copies() -> None:
+        for _ in range(repeats):
+            target.copy_(source)
+
+    return 8 * elements * repeats / min(seconds(copies) for _ in range(7))
+
+
+def _usable(provider: Provider, truth: Tensor | None) -> tuple[bool, dict[str, Any]]:
+    """Runs a provider once: what is wrong with it, or its error and memory."""
+    try:
+        provider.step()
+        facts: dict[str, Any] = {"peak_bytes": peak_bytes(provider.step)}
+        if provider.gradient is not None and truth is not None:
+            facts["error"] = relative_error(provider.gradient(), truth)
+    except Exception as error:  # a peer that cannot run is a row of the table
+        return False, {"failed": f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"}
+    if facts.get("error", 0) > WRONG or facts.get("error") != facts.get("error"):
+        facts["wrong"] = True
+    return True, facts
+
+
+def _run(benchmark: Any, ours: Provider, others: list[Provider]) -> dict[str, list[float]]:
+    """ROUNDS rounds, interleaved."""
+    times: dict[str, list[float]] = {p.name: [] for p in (ours, *others)}
+
+    def setup() -> None:
+        for other in others:
+            times[other.name].append(seconds(other.step))
+
+    def step() -> None:
+        times[ours.name].append(seconds(ours.step))
+
+    if benchmark is None:
+        for _ in range(ROUNDS):
+            setup()
+            step()
+    else:
+        benchmark.pedantic(step, setup=setup, rounds=ROUNDS, iterations=1, warmup_rounds=0)
+    return times
+
+
+def compare(case: Case, benchmark: Any = None) -> dict[str, Any]:
+    """Checks and times a case; the first provider is kdfast. Adds a record to RECORDS and returns it."""
+    facts = {p.name: _usable(p, case.truth) for p in case.providers}
+    usable = [p for p in case.providers if facts[p.name][0]]
+    ours, others = usable[0], usable[1:]
+    assert ours is case.providers[0], facts[case.providers[0].name][1]
+    for provider in usable:
+        provider.step()
+    runs = [_run(benchmark if i == 0 else None, ours, others) for i in range(RUNS)]
+    best = min(runs, key=lambda times: statistics.median(times[ours.name]))
+    rate = case.minimum_bytes / statistics.median(best[ours.name])
+    ceiling = copy_bandwidth(case.minimum_bytes)
+    record = {
+        "op": case.op,
+        "case": case.name,
+        "device": device(),
+        "minimum_bytes": case.minimum_bytes,
+        "bytes_per_second": rate,
+        "copy_bytes_per_second": ceiling,
+        "fraction_of_copy": rate / ceiling,
+        "providers": {p.name: facts[p.name][1] | _times(best, ours.name, p.name) for p in case.providers},
+        **({"flop_per_second": case.flops / statistics.median(best[ours.name])} if case.flops else {}),
+        **case.extra,
+    }
+    RECORDS.append(record)
+    if benchmark is not None:
+        benchmark.extra_info.update({k: v for k, v in record.items() if k != "providers"})
+    return record
+
+
+def _times(best: dict[str, list[float]], ours: str, name: str) -> dict[str, float]:
+    if name not in best:
+        return {}
+    ordered = sorted(best[name])
+    ratios = [theirs / mine for theirs, mine in zip(best[name], best[ours], strict=True)]
+    return {
+        "median": statistics.median(ordered),
+        "p20": ordered[len(ordered) // 5],
+        "p80": ordered[-1 - len(ordered) // 5],
+        "ratio": statistics.median(ratios),
+    }
+
+
+# ---- Providers that many ops share
+# -----------------------------------------------------------------------------------
+
+
+class _Floor(torch.autograd.Function):
+    """No mathematics: the gradient's memory written once from the inputs read once."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
+        ctx.grad = torch.sub(student.detach(), teacher)
+        return torch.zeros((), device=student.device)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        grad, ctx.grad = ctx.grad, None
+        return grad, None
+
+
+def floor(student: Tensor, teacher: Tensor) -> Tensor:
+    """The least an op of this shape can do in PyTorch: one torch.sub into a fresh gradient."""
+    return _Floor.apply(student, teacher)
+
+
+def training_step(loss: Callable[..., Tensor], leaf: Tensor, *others: Any) -> Callable[[], None]:
+    """One forward and backward into a leaf whose gradient was set to None."""
+
+    def step() -> None:
+        leaf.grad = None
+        loss(leaf, *others).backward()
+
+    return step
+
+
+def gradient_of(loss: Callable[..., Tensor], values: Tensor, *others: Any) -> Callable[[], Tensor]:
+    """The gradient of `loss` with respect to its first argument."""
+
+    def gradient() -> Tensor:
+        leaf = values.detach().clone().requires_grad_()
+        return torch.autograd.grad(loss(leaf, *others), leaf)[0]
+
+    return gradient
+
+
+def device() -> str:
+    """Where benchmarks run: KDFAST_BENCH_DEVICE, or the GPU if there is one."""
+    return os.environ.get("KDFAST_BENCH_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,197 @@
+"""From a strong teacher to small students, with kdfast's fused losses.
+
+The people of a task are split 60 / 20 / 20 into training, validation and test people. The teacher is an
+LSTM, or an ensemble of it with a logistic and a boosted model: the mean of its members' calibrated logits.
+What a student learns from is the teacher's answer for a person by members trained without that person
+(cross-fitting): a teacher asked about its own training people only repeats their labels.
+
+A student's loss is (1 - alpha) cross-entropy + alpha T^2 KL, unweighted, since the teacher's logits are
+calibrated and class weights would pull the other way. Validation people calibrate and choose the threshold;
+test people are looked at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from kdfast.recipes.common.clock import compare
+from kdfast.recipes.common.folder import RunFolder
+from kdfast.recipes.common.loaders import EpochData
+from kdfast.recipes.common.options import RunOptions
+from kdfast.recipes.common.stage import train_stage
+from kdfast.recipes.esrd.cohort import Task
+from kdfast.recipes.esrd.evaluation import (
+    Platt,
+    auroc,
+    best_f1_threshold,
+    bootstrap,
+    cross_logits,
+    scores,
+    split,
+)
+from kdfast.recipes.esrd.models import Model, Settings, make_model, network_logits
+from kdfast.recipes.esrd.models.students import make_student
+from kdfast.recipes.esrd.models.training import RiskTraining, samples
+
+TEACHERS: dict[str, tuple[str, ...]] = {"lstm": ("lstm",), "ensemble": ("lstm", "xgboost", "logistic")}
+CROSS_FOLDS = 3
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Row numbers of a task's training, validation and test people."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+def split_parts(task: Task, seed: int) -> Parts:
+    """60 / 20 / 20, people whole, classes in equal shares. DataError if a part would lack a class."""
+    groups = task.people["patient_id"].to_numpy()
+    tests = [test for _, test in split(task.y, groups, 5, seed)]
+    return Parts(np.sort(np.concatenate(tests[:3])), tests[3], tests[4])
+
+
+class Teacher:
+    """Members trained on the training people; `logits` is the mean of their calibrated logits."""
+
+    def __init__(self, members: list[tuple[Model, Platt]]) -> None:
+        self.members = members
+
+    def logits(self, x: np.ndarray) -> np.ndarray:
+        return np.mean(
+            [platt.slope * model.logits(x) + platt.intercept for model, platt in self.members], axis=0
+        )
+
+
+def fit_teacher(
+    task: Task, parts: Parts, kind: str, settings: Settings, sizes: dict[str, Any], seed: int, out: RunFolder
+) -> tuple[Teacher, np.ndarray]:
+    """The teacher, and its cross-fitted logits [training people]."""
+    rows = parts.train
+    x, y, weight = task.x[rows], task.y[rows], task.weight[rows]
+    groups = task.people["patient_id"].to_numpy()[rows]
+    members, crossed = [], []
+    for name in TEACHERS[kind]:
+        build = partial(make_model, name, task.features, settings=settings, sizes=sizes, seed=seed)
+        compute = partial(cross_logits, x, y, weight, groups, build, CROSS_FOLDS, seed)
+        logits = np.array(out.result(f"teacher-{name}-crossed", lambda run=compute: run().tolist()))
+        platt = Platt.fit(logits, y, weight)
+        members.append((build().fit(x, y, weight), platt))
+        crossed.append(platt.slope * logits + platt.intercept)
+    return Teacher(members), np.mean(crossed, axis=0)
+
+
+def fit_student(
+    kind: str,
+    task: Task,
+    parts: Parts,
+    teacher: np.ndarray | None,
+    settings: Settings,
+    options: RunOptions,
+    out: RunFolder,
+    *,
+    hidden: int = 8,
+) -> nn.Module:
+    """A student trained as a resumable stage, on labels and `teacher` logits or on labels alone (None)."""
+    rows = parts.train
+    settings = replace(settings, imbalance="none", alpha=settings.alpha if teacher is not None else 0.0)
+
+    def build() -> RiskTraining:
+        network = make_student(kind, task.features, task.x.shape[1], hidden=hidden)
+        network.preparer.fit(task.x[rows])
+        return RiskTraining(network, settings, 1.0)
+
+    train = samples(task.x[rows], task.y[rows], task.weight[rows], teacher)
+    check = samples(*(a[parts.validation] for a in (task.x, task.y, task.weight)))
+    data = EpochData(train, check, batch_size=settings.batch_size, workers=options.workers)
+    name = f"{kind}-{'alone' if teacher is None else 'distilled'}"
+    trained = train_stage(
+        out,
+        name,
+        build,
+        data,
+        options,
+        epochs=settings.epochs,
+        draws=kind,
+        trainer_options={"gradient_clip_val": settings.clip},
+    )
+    return trained.network
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A model on the test people."""
+
+    name: str
+    parameters: int | None
+    scores: dict[str, float]
+    interval: tuple[float, float]  # of the AUROC
+    p: np.ndarray
+    threshold: float
+    platt: Platt
+
+
+def judge(
+    name: str,
+    logits: Callable[[np.ndarray], np.ndarray],
+    task: Task,
+    parts: Parts,
+    size: int | None,
+    seed: int,
+) -> Judged:
+    """Calibrated on validation people, measured on test people."""
+    rows = parts.validation
+    raw = logits(task.x[rows])
+    platt = Platt.fit(raw, task.y[rows], task.weight[rows])
+    threshold = best_f1_threshold(task.y[rows], platt(raw), task.weight[rows])
+    rows = parts.test
+    y, p, w = task.y[rows], platt(logits(task.x[rows])), task.weight[rows]
+    interval = bootstrap(lambda i: auroc(y[i], p[i], w[i]), len(y), seed=seed)
+    return Judged(name, size, scores(y, p, w, threshold=threshold), interval, p, threshold, platt)
+
+
+def gain_interval(a: Judged, b: Judged, task: Task, parts: Parts, seed: int) -> tuple[float, float]:
+    """95 % interval of AUROC(a) - AUROC(b) on the same resampled test people."""
+    y, w = task.y[parts.test], task.weight[parts.test]
+    return bootstrap(lambda i: auroc(y[i], a.p[i], w[i]) - auroc(y[i], b.p[i], w[i]), len(y), seed=seed)
+
+
+def latency(
+    runs: dict[str, Callable[[np.ndarray], np.ndarray]], x: np.ndarray, sizes: Sequence[int] = (1, 256)
+) -> dict[str, list[float]]:
+    """Median milliseconds on the CPU of each model for one person and for 256, one thread, interleaved."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        found: dict[str, list[float]] = {name: [] for name in runs}
+        for size in sizes:
+            batch = np.resize(x, (size, *x.shape[1:]))
+            timed = {name: partial(run, batch) for name, run in runs.items()}
+            for name, value in compare(timed, rounds=15).items():
+                found[name].append(value)
+        return found
+    finally:
+        torch.set_num_threads(threads)
+
+
+def runner(network: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
+    """A network as a function from cells to logits."""
+    return lambda x: network_logits(network, x)
+
+
+def size_of(model: Any) -> int | None:
+    """Parameters of a network; None where the word does not fit."""
+    network = getattr(model, "network_", model)
+    return sum(p.numel() for p in network.parameters()) if isinstance(network, nn.Module) else None
+
+
+TeacherKind = Literal["ensemble", "lstm"]

@@ -1,0 +1,186 @@
+"""One interface for all models: fit(x [n, T, F], y [n], weight), logits(x) -> [n].
+
+Tabular models (scikit-learn, XGBoost, LightGBM) read summaries of the window (summary.py), networks the
+steps themselves. Logits, not probabilities: calibration and distillation both begin from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from kdfast.recipes.common.seeds import derive, seed_all
+from kdfast.recipes.esrd.grid import Feature
+from kdfast.recipes.esrd.models.encoders import ENCODERS
+from kdfast.recipes.esrd.models.network import RiskNetwork
+from kdfast.recipes.esrd.models.summary import summarise
+from kdfast.recipes.esrd.models.training import (
+    RiskTraining,
+    Settings,
+    positive_weight,
+    samples,
+    train_quietly,
+)
+
+Params = dict[str, Any]
+
+
+class Model(Protocol):
+    """What cross-validation, explanation and distillation ask of a model."""
+
+    def fit(self, x: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None) -> Model: ...
+
+    def logits(self, x: np.ndarray) -> np.ndarray: ...
+
+
+class TabularModel:
+    """An estimator of scikit-learn's kind on `summarise(x)`. `estimator_` is the fitted one, `names_` its
+    columns.
+    """
+
+    def __init__(
+        self, build: Callable[[], Any], features: Sequence[Feature], *, balanced: bool = True
+    ) -> None:
+        self.build, self.features, self.balanced = build, tuple(features), balanced
+
+    def fit(self, x: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None) -> TabularModel:
+        table, self.names_ = summarise(x, self.features)
+        weight = np.ones(len(y)) if weight is None else weight
+        if self.balanced:
+            weight = np.where(y == 1, positive_weight(y, weight), 1.0) * weight
+        self.estimator_ = self.build()
+        steps = getattr(self.estimator_, "steps", None)
+        name = f"{steps[-1][0]}__sample_weight" if steps else "sample_weight"
+        self.estimator_.fit(table, y, **{name: weight})
+        return self
+
+    def logits(self, x: np.ndarray) -> np.ndarray:
+        p = self.estimator_.predict_proba(summarise(x, self.features)[0])[:, 1].astype(np.float64)
+        p = np.clip(p, 1e-6, 1 - 1e-6)  # a forest may say 0 or 1
+        return np.log(p) - np.log1p(-p)
+
+
+class NetworkModel:
+    """A `RiskNetwork`, trained by Lightning. `network_` is the fitted one."""
+
+    def __init__(
+        self,
+        kind: str,
+        features: Sequence[Feature],
+        settings: Settings | None = None,
+        *,
+        seed: int = 0,
+        **sizes: Any,
+    ) -> None:
+        self.kind, self.features, self.sizes = kind, tuple(features), sizes
+        self.settings, self.seed = settings or Settings(), seed
+
+    def fit(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        weight: np.ndarray | None = None,
+        teacher: np.ndarray | None = None,
+    ) -> NetworkModel:
+        seed_all(derive(self.seed, self.kind))
+        network = RiskNetwork(self.kind, self.features, x.shape[1], **self.sizes)
+        network.preparer.fit(x)
+        module = RiskTraining(network, self.settings, positive_weight(y, weight))
+        self.network_ = train_quietly(module, samples(x, y, weight, teacher), self.seed).network
+        return self
+
+    def logits(self, x: np.ndarray) -> np.ndarray:
+        return network_logits(self.network_, x)
+
+
+@torch.no_grad()
+def network_logits(network: torch.nn.Module, x: np.ndarray, batch: int = 4096) -> np.ndarray:
+    """[n] float64 logits of any module from raw cells to a logit."""
+    network.eval()
+    parts = [network(torch.from_numpy(x[i : i + batch])) for i in range(0, max(len(x), 1), batch)]
+    return torch.cat(parts).double().numpy()
+
+
+def _logistic(seed: int, C: float = 0.1, **_: Any) -> Any:
+    keep = SimpleImputer(strategy="median", keep_empty_features=True)
+    return make_pipeline(keep, StandardScaler(), LogisticRegression(C=C, max_iter=2000, random_state=seed))
+
+
+def _forest(seed: int, **params: Any) -> Any:
+    defaults = {"n_estimators": 200, "min_samples_leaf": 5, "max_features": "sqrt", "n_jobs": 1}
+    keep = SimpleImputer(strategy="median", keep_empty_features=True)
+    return make_pipeline(keep, RandomForestClassifier(random_state=seed, **{**defaults, **params}))
+
+
+def _xgboost(seed: int, **params: Any) -> Any:
+    from xgboost import XGBClassifier
+
+    defaults = {
+        "n_estimators": 150,
+        "max_depth": 3,
+        "learning_rate": 0.06,
+        "subsample": 0.8,
+        "colsample_bytree": 0.6,
+    }
+    return XGBClassifier(random_state=seed, n_jobs=1, **{**defaults, "min_child_weight": 5, **params})
+
+
+def _lightgbm(seed: int, **params: Any) -> Any:
+    from lightgbm import LGBMClassifier
+
+    defaults = {
+        "n_estimators": 150,
+        "num_leaves": 8,
+        "learning_rate": 0.06,
+        "subsample": 0.8,
+        "subsample_freq": 1,
+    }
+    defaults |= {"colsample_bytree": 0.6, "min_child_samples": 15, "verbose": -1, "deterministic": True}
+    return LGBMClassifier(random_state=seed, n_jobs=1, **{**defaults, **params})
+
+
+TABULAR = {"logistic": _logistic, "random_forest": _forest, "xgboost": _xgboost, "lightgbm": _lightgbm}
+MODELS = (*TABULAR, *ENCODERS)
+TREES = ("random_forest", "xgboost", "lightgbm")
+
+GRIDS: dict[
+    str, list[Params]
+] = {  # what inner cross-validation may choose from; networks: the paper's grid, shortened
+    "logistic": [{"C": 0.01}, {"C": 0.1}, {"C": 1.0}],
+    "random_forest": [{"min_samples_leaf": 5}, {"min_samples_leaf": 20}],
+    "xgboost": [{"max_depth": 2}, {"max_depth": 4}],
+    "lightgbm": [{"num_leaves": 4}, {"num_leaves": 12}],
+    **{kind: [{"epochs": 10}, {"epochs": 30}] for kind in ENCODERS},
+}
+
+
+def make_model(
+    name: str,
+    features: Sequence[Feature],
+    params: Params | None = None,
+    *,
+    settings: Settings | None = None,
+    seed: int = 0,
+    sizes: Params | None = None,
+) -> Model:
+    """A model by name. `params` are the estimator's, or fields of `Settings` and sizes of `RiskNetwork` for
+    a network.
+    """
+    params = dict(params or {})
+    if name in TABULAR:
+        balanced = (settings or Settings()).imbalance != "none"
+        return TabularModel(lambda: TABULAR[name](seed, **params), features, balanced=balanced)
+    if name not in ENCODERS:
+        raise ValueError(f"model must be one of {', '.join(MODELS)}, got {name!r}")
+    settings = settings or Settings()
+    known = {k: params.pop(k) for k in list(params) if k in Settings.__dataclass_fields__}
+    return NetworkModel(name, features, replace(settings, **known), seed=seed, **{**(sizes or {}), **params})
