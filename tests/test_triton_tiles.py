@@ -60,7 +60,7 @@ def force_tile(monkeypatch, *tile) -> None:
 
 
 def awkward_logits(rows: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Float64 rows far apart, near, near but shifted, equal; with impossible classes on both sides and on one."""
+    """Float64 rows: far, near, near but shifted, equal; with impossible classes on both sides, and on one."""
     generator = torch.Generator().manual_seed(seed)
     student, teacher = 2 * torch.randn(2, rows, classes, generator=generator, dtype=torch.float64)
     for i, (distance, shift) in enumerate(((None, 0), (1e-2, 0), (1e-4, 3.0), (0.0, 0.0))):
@@ -110,7 +110,7 @@ TILES = {
 def test_every_tile_takes_every_row(poison, device, monkeypatch, name, tile):
     force_tile(monkeypatch, *tile)
     # The last tile with one class, and full.
-    for classes, dtype, tolerance in ((25, torch.float64, 1e-10), (24, torch.float32, 4e-5)):
+    for classes, dtype, tolerance in ((17, torch.float64, 1e-10), (16, torch.float32, 4e-5)):
         s, t = (x.to(dtype).to(device) for x in awkward_logits(7, classes))
         values, gradients = truth(name, s, t)
         value, _, state, norm = call(name, s, t, reduction=NONE, with_grad=False)
@@ -129,12 +129,12 @@ def test_every_tile_takes_every_row(poison, device, monkeypatch, name, tile):
 def test_rows_that_do_not_count(poison, device, monkeypatch, name, tile):
     """Dropped and impossible rows: value and gradient 0, whatever else is in them; norm mends the mean."""
     force_tile(monkeypatch, *tile)
-    student, teacher = (x.to(device) for x in awkward_logits(7, 29, seed=1))
+    student, teacher = (x.to(device) for x in awkward_logits(7, 13, seed=1))
     mask = torch.tensor([1, 0, 1, 1, 1, 2, 1], dtype=torch.float64, device=device)
     mask[5] = 2 if name == "js_div" else 0  # that row's KL is +inf
     student[1, 7] = NAN
     student[2] = -INF
-    teacher[2, 3], teacher[3], student[3, 28] = NAN, -INF, INF
+    teacher[2, 3], teacher[3], student[3, 12] = NAN, -INF, INF
     counted = mask.cpu().numpy() * np.array([1, 0, 0, 0, 1, 1, 1])
     values, gradients = truth(name, student, teacher)
     values, gradients = (np.where(counted > 0, x.T, 0).T for x in (values, gradients))
@@ -158,8 +158,8 @@ def test_rows_that_do_not_count(poison, device, monkeypatch, name, tile):
 def test_not_a_number_is_seen(poison, device, monkeypatch, tile):
     force_tile(monkeypatch, *tile)
     for name, (bad, side) in itertools.product(("kl_div", "reverse_kl_div", "js_div"), ((NAN, 0), (INF, 1))):
-        pair = [x.to(device) for x in awkward_logits(3, 29)]
-        pair[side][1, 27] = bad
+        pair = [x.to(device) for x in awkward_logits(3, 13)]
+        pair[side][1, 11] = bad
         value, grad, _, _ = call(name, *pair, reduction=SUM)
         rows = call(name, *pair, reduction=NONE, with_grad=False)[0]
         assert value.isnan() and rows.isnan().tolist() == [False, True, False]
@@ -216,6 +216,7 @@ def test_no_rows_and_no_dims(poison, device):
 
 
 def test_reductions_and_their_bits(poison, device):
+    torch.manual_seed(0)
     student, teacher = (torch.randn(70, 9, device=device) for _ in range(2))
     values, _ = truth("tv_dist", student, teacher)
     for reduction, divisor in ((SUM, 1), (MEAN, 70), (BATCHMEAN, 70)):
@@ -225,6 +226,7 @@ def test_reductions_and_their_bits(poison, device):
 
 
 def test_types_may_differ(poison, device):
+    torch.manual_seed(0)
     student, teacher = (torch.randn(3, 40, dtype=torch.float64, device=device) for _ in range(2))
     for s, t in itertools.product((torch.float64, torch.float32, torch.bfloat16, torch.float16), repeat=2):
         value, grad, _, _ = call("kl_div", student.to(s), teacher.to(t), reduction=SUM)
@@ -236,7 +238,8 @@ def test_types_may_differ(poison, device):
             gradients.astype(float)
         )
         assert (
-            error <= {torch.float64: 1e-11, torch.float32: 1e-6, torch.bfloat16: 2e-3, torch.float16: 4e-4}[s]
+            error
+            <= {torch.float64: 1e-11, torch.float32: 1e-6, torch.bfloat16: 2.5e-3, torch.float16: 4e-4}[s]
         )
 
 

@@ -56,7 +56,10 @@ def nd_loss_kernel(
     if HAS_GRAD:
         none = (known == 0) | flat
         by = w * tl.load(factor + row * factor_step)
-        by_mean, by_student = -by / (safe_mean * safe_longer), tl.where(own, by * cosine / (safe_longer * safe_longer), 0)
+        by_mean, by_student = (
+            -by / (safe_mean * safe_longer),
+            tl.where(own, by * cosine / (safe_longer * safe_longer), 0),
+        )
         grad += row * grad_row
         for first in range(0, width, BLOCK):
             i = first + at

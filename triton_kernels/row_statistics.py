@@ -9,9 +9,9 @@ The right side keeps all digits that the left side cancels where the rows are *n
 what t - s loses to rounding is added back, so that k may be large. Elsewhere k is the difference of the
 maxima, and the plain sums serve.
 
-A tile is [rows, lanes, steps]: steps lie in a thread, lanes across threads. A part is a tuple of [rows, lanes];
-parts merge: each lane folds its own classes into a part of its own (maxima, and sums relative to them), and the
-lanes of a row meet once, at the end.
+A tile is [rows, lanes, steps]: steps lie in a thread, lanes across threads. A part is a tuple of [rows,
+lanes], and parts merge: each lane folds its classes into a part of its own (maxima, and sums relative to
+them), and the lanes of a row meet once, at the end.
 """
 
 import triton

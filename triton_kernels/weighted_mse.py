@@ -130,11 +130,15 @@ def _fake(student, teacher, position, channel, gain, with_grad):
 _UPSTREAM = "Tensor grad_position, Tensor grad_channel, "
 _INPUTS = "Tensor student, Tensor teacher, Tensor? position, Tensor? channel, Tensor? gain"
 define(
-    f"weighted_mse({_INPUTS}, bool with_grad) -> (Tensor, Tensor, Tensor, Tensor, Tensor)", weighted_mse, _fake
+    f"weighted_mse({_INPUTS}, bool with_grad) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    weighted_mse,
+    _fake,
 )
 define(
     f"weighted_mse_backward({_UPSTREAM}{_INPUTS}) -> Tensor",
     weighted_mse_backward,
     lambda u, w, student, *_: torch.empty_like(student),
 )
-define(f"weighted_mse_redo_(Tensor(a!) grad, {_UPSTREAM}{_INPUTS}) -> ()", weighted_mse_redo_, lambda *_: None)
+define(
+    f"weighted_mse_redo_(Tensor(a!) grad, {_UPSTREAM}{_INPUTS}) -> ()", weighted_mse_redo_, lambda *_: None
+)
