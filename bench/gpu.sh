@@ -126,7 +126,7 @@ measure() {
 }
 measure kl_div native
 measure kl_div triton
-for file in $(grep -l 'benchmark)' bench/bench_*.py); do
+for file in $(grep -l '^import harness' bench/bench_*.py); do
   op=$(basename "$file" .py)
   op=${op#bench_}
   [[ $op == kl_div ]] || ((BUDGET - SECONDS < 40)) || measure "$op" native
