@@ -96,7 +96,9 @@ else
 fi
 step info 60 "$PYTHON" -m kdfast
 
-PYTEST=("$PYTHON" -m pytest -q -p no:cacheprovider --ignore-glob "tests/test_native_*")
+# Recipes need packages that such a machine may lack, and tests/test_native_* is about the emulated device.
+PYTEST=("$PYTHON" -m pytest -q -p no:cacheprovider --continue-on-collection-errors
+  --ignore tests/recipes --ignore-glob "tests/test_native_*")
 KDFAST_BACKEND=native step test-native 120 "${PYTEST[@]}" tests -m "not slow" \
   -k "$DEVICE and not triton and not reference"
 KDFAST_BACKEND=triton step test-triton 120 "${PYTEST[@]}" tests -m "not slow" \
