@@ -95,7 +95,6 @@ def forward(
     launch(
         forward_kernel,
         programs,
-        device=student.device,
         student=student,
         teacher=teacher,
         mask=mask,
@@ -118,7 +117,6 @@ def forward(
     launch(
         total_kernel,
         1,
-        device=student.device,
         partial=partial,
         planned=planned,
         value=value,
@@ -175,7 +173,6 @@ def backward(
     launch(
         backward_kernel,
         triton.cdiv(shape.rows, tile.rows) * blocks,
-        device=student.device,
         student=student,
         teacher=teacher,
         mask=mask,

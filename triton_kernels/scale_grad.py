@@ -33,7 +33,6 @@ def scale_grad_(grad: Tensor, factor: Tensor) -> None:
     launch(
         scale_kernel,
         triton.cdiv(grad.numel(), BLOCK),
-        device=grad.device,
         grad=grad,
         factor=factor,
         n=grad.numel(),
