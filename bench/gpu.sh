@@ -96,7 +96,9 @@ else
 fi
 step info 60 "$PYTHON" -m kdfast
 
-PYTEST=("$PYTHON" -m pytest -q -p no:cacheprovider --ignore-glob "tests/test_native_*")
+# Recipes need packages that such a machine may lack, and tests/test_native_* is about the emulated device.
+PYTEST=("$PYTHON" -m pytest -q -p no:cacheprovider --continue-on-collection-errors
+  --ignore tests/recipes --ignore-glob "tests/test_native_*")
 KDFAST_BACKEND=native step test-native 120 "${PYTEST[@]}" tests -m "not slow" \
   -k "$DEVICE and not triton and not reference"
 KDFAST_BACKEND=triton step test-triton 120 "${PYTEST[@]}" tests -m "not slow" \
@@ -126,7 +128,7 @@ measure() {
 }
 measure kl_div native
 measure kl_div triton
-for file in $(grep -l 'benchmark)' bench/bench_*.py); do
+for file in $(grep -l '^import harness' bench/bench_*.py); do
   op=$(basename "$file" .py)
   op=${op#bench_}
   [[ $op == kl_div ]] || ((BUDGET - SECONDS < 40)) || measure "$op" native
