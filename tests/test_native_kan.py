@@ -132,10 +132,3 @@ def test_edge_stats(device, shape, dtype):
         near(arrays[name], expected, dtype)
     for name, expected in zip(names, grads, strict=True):
         near(arrays[name], expected, dtype)
-
-
-def run_every_kernel(native):
-    """For the test that no kernel is left out."""
-    test_basis(native, 3, "zero")
-    test_linear(native, SHAPES[0], torch.float32, True)
-    test_edge_stats(native, (1, 2, 3, 5, 3), torch.float32)
