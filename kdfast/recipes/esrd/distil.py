@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -44,8 +44,7 @@ TEACHERS: dict[str, tuple[str, ...]] = {"lstm": ("lstm",), "ensemble": ("lstm", 
 CROSS_FOLDS = 3
 
 
-@dataclass(frozen=True)
-class Parts:
+class Parts(NamedTuple):
     """Row numbers of a task's training, validation and test people."""
 
     train: np.ndarray
@@ -98,7 +97,8 @@ def fit_student(
     settings: Settings,
     options: RunOptions,
     out: RunFolder,
-    *,
+    name: str,
+    seed: int,
     hidden: int = 8,
 ) -> nn.Module:
     """A student trained as a resumable stage, on labels and `teacher` logits or on labels alone (None)."""
@@ -113,16 +113,10 @@ def fit_student(
     train = samples(task.x[rows], task.y[rows], task.weight[rows], teacher)
     check = samples(*(a[parts.validation] for a in (task.x, task.y, task.weight)))
     data = EpochData(train, check, batch_size=settings.batch_size, workers=options.workers)
-    name = f"{kind}-{'alone' if teacher is None else 'distilled'}"
+    clip = {"gradient_clip_val": settings.clip}
+    epochs = settings.epochs  # alone and distilled start from the same weights and see the same batches
     trained = train_stage(
-        out,
-        name,
-        build,
-        data,
-        options,
-        epochs=settings.epochs,
-        draws=kind,
-        trainer_options={"gradient_clip_val": settings.clip},
+        out, name, build, data, options, epochs=epochs, seed=seed, draws=kind, trainer_options=clip
     )
     return trained.network
 
@@ -192,6 +186,3 @@ def size_of(model: Any) -> int | None:
     """Parameters of a network; None where the word does not fit."""
     network = getattr(model, "network_", model)
     return sum(p.numel() for p in network.parameters()) if isinstance(network, nn.Module) else None
-
-
-TeacherKind = Literal["ensemble", "lstm"]

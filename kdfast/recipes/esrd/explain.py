@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from kdfast.recipes.esrd.grid import Feature
 from kdfast.recipes.esrd.models import RiskNetwork, TabularModel
+from kdfast.recipes.esrd.models.students import KANStudent
 from kdfast.recipes.esrd.models.summary import summarise
 
 
@@ -97,21 +98,22 @@ def explain_network(
     return values, Explanation(values.sum(1), base, z[:, -1].numpy(), names)
 
 
-def kan_importance(layer: nn.Module, z: Tensor, names: Sequence[str]) -> dict[str, float]:
-    """Mean size of the functions that leave each input of a `kdfast.nn.KANLinear`, over rows z [n, P];
-    largest first.
-    """
+def kan_importances(student: KANStudent, x: np.ndarray) -> dict[str, float]:
+    """Mean size of the functions that leave each input of a KAN student, over x [n, T, F]; largest first."""
     from kdfast.functional import kan_edge_stats
 
-    options = {
-        "grid": layer.grid,
-        "degree": layer.degree,
-        "scale": layer.spline_scaler,
-        "base_weight": layer.base_weight,
-    }
-    size, _, _ = kan_edge_stats(
-        z, layer.spline_weight, **options, base=layer.base, extrapolation=layer.extrapolation
-    )
+    layer = student.first_layer
+    with torch.no_grad():
+        size, _, _ = kan_edge_stats(
+            student.rows(torch.from_numpy(x)),
+            layer.spline_weight,
+            grid=layer.grid,
+            degree=layer.degree,
+            scale=layer.spline_scaler,
+            base_weight=layer.base_weight,
+            base=layer.base,
+            extrapolation=layer.extrapolation,
+        )
     mean = size.mean(0)
     order = torch.argsort(mean, descending=True)
-    return {names[i]: float(mean[i]) for i in order}
+    return {student.summary.names[i]: float(mean[i]) for i in order}

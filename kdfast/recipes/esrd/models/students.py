@@ -52,6 +52,11 @@ class KANStudent(nn.Module):
         """What the KAN reads, [B, P], scaled so that the splines span +-1."""
         return self.summary(self.preparer(x)) / KAN_RANGE
 
+    @property
+    def first_layer(self) -> nn.Module:
+        """The KAN layer that reads the rows."""
+        return next(iter(self.kan.children())) if not hasattr(self.kan, "layers") else self.kan.layers[0]
+
     def forward(self, x: Tensor) -> Tensor:
         return self.kan(self.rows(x)).squeeze(-1)
 

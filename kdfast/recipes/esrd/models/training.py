@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import TensorDataset
 
 import kdfast.functional as KF
@@ -58,25 +59,32 @@ class RiskTraining(LightningModule):
 
     def training_step(self, batch: tuple[Tensor, ...], _: int) -> Tensor:
         x, y, weight, teacher = batch
-        z = self.network(x)
-        task = (self._task(z, y) * weight).mean()
-        terms = {"terms/task": task.detach()}
-        loss = task
-        if self.settings.alpha:
-            pair = two_logits(z), two_logits(teacher)
-            kl = KF.kl_div(*pair, temperature=self.settings.temperature, mask=weight, reduction="mean")
-            loss = (1 - self.settings.alpha) * task + self.settings.alpha * kl
-            terms["terms/kl"] = kl.detach()
-        self.log_dict({"loss": loss.detach(), **terms}, on_step=False, on_epoch=True, batch_size=len(y))
+        terms = self._terms(self.network(x), y, weight, teacher)
+        share = self.settings.alpha
+        loss = (1 - share) * terms["task"] + share * terms["kl"] if "kl" in terms else terms["task"]
+        named = {"loss": loss} | {f"terms/{name}": value for name, value in terms.items()}
+        detached = {name: value.detach() for name, value in named.items()}
+        self.log_dict(detached, on_step=False, on_epoch=True, batch_size=len(y))
         return loss
 
+    def _terms(self, z: Tensor, y: Tensor, weight: Tensor, teacher: Tensor) -> dict[str, Tensor]:
+        """Task and, with a teacher, KL: means over the people's weights. Plain cross-entropy and KL are one
+        pass.
+        """
+        s, pair = self.settings, (two_logits(z), two_logits(teacher))
+        options = {"temperature": s.temperature, "mask": weight, "reduction": "mean"}
+        if s.alpha and s.imbalance == "none":
+            ce, kl = KF.cross_entropy_kl_div(*pair, y, **options)
+            return {"task": ce, "kl": kl}
+        terms = {"task": (self._task(z, y) * weight).sum() / weight.sum()}
+        return terms | ({"kl": KF.kl_div(*pair, **options)} if s.alpha else {})
+
     def _task(self, z: Tensor, y: Tensor) -> Tensor:
+        """[B], each row's own."""
         if self.settings.imbalance == "focal":
-            return focal_rows(z, y, self.settings.gamma)
+            return KF.focal_loss(two_logits(z), y, gamma=self.settings.gamma, reduction="none")
         weight = z.new_tensor(self.positive_weight) if self.settings.imbalance == "weight" else None
-        return nn.functional.binary_cross_entropy_with_logits(
-            z, y.to(z.dtype), pos_weight=weight, reduction="none"
-        )
+        return binary_cross_entropy_with_logits(z, y.to(z.dtype), pos_weight=weight, reduction="none")
 
     def validation_step(self, batch: tuple[Tensor, ...], _: int) -> None:
         x, y, weight, _teacher = batch
@@ -90,11 +98,6 @@ class RiskTraining(LightningModule):
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def focal_rows(z: Tensor, y: Tensor, gamma: float) -> Tensor:
-    """[B] focal loss of each row, -(1 - p_t)^gamma log p_t."""
-    return KF.focal_loss(two_logits(z), y, gamma=gamma, reduction="none")
 
 
 def samples(
@@ -137,6 +140,6 @@ def train_quietly(module: RiskTraining, data: TensorDataset, seed: int) -> RiskT
         num_sanity_val_steps=0,
     )
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*(many workers|LeafSpec).*")
         trainer.fit(module, datamodule=loaders)
     return module.eval()

@@ -3,7 +3,7 @@ records.py.
 
 In each quarter q of the six simulated years a person without ESRD reaches it with probability
 
-    h_q = sigmoid(-6.2 + sum_j EFFECTS[j] * x_j)
+    h_q = sigmoid(-7 + sum_j EFFECTS[j] * x_j)
 
 where x_j are the true glomerular filtration rate (below 40, per 10 mL/min/1.73 m^2), log albuminuria,
 diabetes, heart failure and the yearly rate of hospital admissions. The rate falls linearly, faster with
@@ -24,9 +24,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-EFFECTS = {"low_egfr": 1.3, "log_uacr": 0.45, "diabetes": 0.5, "heart_failure": 0.9, "admissions": 0.6}
+EFFECTS = {"low_egfr": 1.2, "log_uacr": 0.45, "diabetes": 0.5, "heart_failure": 1.5, "admissions": 0.8}
 NULL_FEATURES = ("stroke", "calcium", "sbp", "conduction_disorder", "n_drug")
-INTERCEPT = -6.2
+INTERCEPT = -7.0
 QUARTERS = 24
 QUARTER_DAYS = 91.3125
 NEVER = 10**7  # a day that never comes
@@ -76,7 +76,7 @@ def simulate(people: int, seed: int = 0) -> Truth:
     end = start + draw.integers(4 * 365, 6 * 365, people)
     female, black = draw.random(people) < 0.48, draw.random(people) < BLACK_SHARE
     diabetes, failing = draw.random(people) < 0.4, draw.random(people) < 0.25
-    admissions = np.minimum(np.exp(draw.normal(-1.3, 0.8, people) + 0.5 * failing), 4.0)
+    admissions = np.minimum(np.exp(draw.normal(-0.7, 0.8, people) + 0.3 * failing), 4.0)
     log_uacr = draw.normal(3.6, 1.2, people) + 0.6 * diabetes
     yearly = -0.8 - 1.0 * diabetes - 0.7 * (log_uacr - 3.6) + draw.normal(0, 1.3, people)
     years = (np.arange(QUARTERS) + 0.5)[None] * QUARTER_DAYS / 365.25

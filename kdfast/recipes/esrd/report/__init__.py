@@ -1,0 +1,45 @@
+"""report.html of `kdfast distill esrd`, for a clinician: who was studied, how well, for whom, and why."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kdfast.recipes.common.folder import RunFolder
+from kdfast.recipes.common.report import Report
+from kdfast.recipes.common.sections import add_settings
+from kdfast.recipes.esrd.report import card, groups, results, students
+from kdfast.recipes.esrd.steps import Distilled, Evaluated, Explained
+from kdfast.recipes.esrd.study import Study
+
+if TYPE_CHECKING:
+    from kdfast.recipes.esrd.recipe import Options
+
+
+def write_report(
+    out: RunFolder,
+    options: Options,
+    study: Study,
+    compared: list[Evaluated],
+    ablation: dict[str, Evaluated],
+    by_equation: dict[str, Evaluated],
+    explained: Explained,
+    distilled: Distilled,
+) -> None:
+    """All sections, then the file."""
+    report = Report(study.title, subtitle=f"{study.outcome} · {study.provenance}")
+    report.text("Read this first", card.WARNING, *([card.SYNTHETIC_NOTE] if study.truth is not None else []))
+    main = [row for row in compared if row.months in (options.window, 0)]
+    best = max(main, key=lambda row: row.scores["auroc"])
+    results.headline(report, best, distilled)
+    results.people(report, study, best)
+    results.models(report, compared, main)
+    results.curves(report, compared, main, best)
+    results.sources(report, ablation)
+    groups.subgroups(report, best, options.seed)
+    groups.equations(report, best, by_equation, options.seed)
+    students.explanations(report, explained, best)
+    groups.misclassified(report, best)
+    students.distillation(report, distilled, options)
+    students.model_card(report, study, distilled, options)
+    add_settings(report, options)
+    report.write(out)

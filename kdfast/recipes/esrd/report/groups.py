@@ -1,0 +1,66 @@
+"""Sections on fairness: subgroups, the two eGFR equations, misclassified people."""
+
+from __future__ import annotations
+
+from kdfast.recipes.common.report import Report
+from kdfast.recipes.esrd import fairness as f
+from kdfast.recipes.esrd.report.cells import interval, number, share
+from kdfast.recipes.esrd.steps import Evaluated
+
+
+def subgroups(report: Report, best: Evaluated, seed: int) -> None:
+    """One row a group."""
+    rows = f.subgroups(best.task, best.found, seed=seed)
+    shown = [
+        [f"{r.attribute}: {r.group}", f"{r.people:,}", share(r.prevalence), number(r.auroc)]
+        + [interval(r.auroc_interval), share(r.fnr), share(r.fpr), number(r.observed_to_expected, 2)]
+        for r in rows
+    ]
+    gaps = "; ".join(f"{a}: {share(t)} and {share(p)}" for a, (t, p) in f.equalized_odds(rows).items())
+    columns = (
+        "group",
+        "people",
+        "risk",
+        "AUROC",
+        "95 % interval",
+        "missed",
+        "false alarms",
+        "observed / expected",
+    )
+    note = f"Largest gaps between groups, in detected cases and in false alarms: {gaps}." if gaps else ""
+    report.table(f"For whom it works ({best.model})", columns, shown, note=note)
+
+
+def equations(report: Report, best: Evaluated, by_equation: dict[str, Evaluated], seed: int) -> None:
+    """Stages and predictions by the equations of 2009 and 2021."""
+    if not by_equation:
+        return
+    rows = f.reclassification(best.task.people)
+    cells = [
+        (f"{r['attribute']}: {r['group']}", f"{r['people']:,}", share(r["up"]), share(r["down"]))
+        for r in rows
+    ]
+    columns = ("group", "people", "more advanced", "less advanced")
+    note = "Shares of the people with an eGFR in the window, by the last one."
+    report.table("CKD stage by 2021 instead of 2009", columns, cells, note=note, half=True)
+    cells = []
+    for year, row in by_equation.items():
+        by_race = [g for g in f.subgroups(row.task, row.found, seed=seed) if g.attribute == "race"]
+        whole = number(row.scores["auroc"]), number(row.scores["observed_to_expected"], 2)
+        cells.append((f"{year}, everybody", *whole))
+        cells += [(f"{year}, {g.group}", number(g.auroc), number(g.observed_to_expected, 2)) for g in by_race]
+    note = (
+        "Logistic model, race not a feature, the same people and folds. Observed / expected above 1 in a "
+        "group: its risk is understated, as when the equation makes its kidneys look better than they are."
+    )
+    columns = ("equation, people", "AUROC", "observed / expected")
+    report.table("Prediction with either equation", columns, cells, note=note, half=True)
+
+
+def misclassified(report: Report, best: Evaluated) -> None:
+    """Means of the features in which missed cases or false alarms differ most."""
+    rows = f.misclassified(best.task, best.found)
+    cells = [(r["feature"], *(number(r[k], 2) for k in ("FN", "TP", "FP", "TN"))) for r in rows]
+    columns = ("mean of", "missed", "found", "false alarms", "true negatives")
+    note = "Features in which missed and found cases, or false alarms and true negatives, differ most."
+    report.table("Who is misclassified", columns, cells, note=note, half=True)

@@ -1,0 +1,111 @@
+"""Sections on the people and on how well models predict for them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kdfast.recipes.common.report import Report
+from kdfast.recipes.esrd.report import figures
+from kdfast.recipes.esrd.report.cells import interval, number, share
+from kdfast.recipes.esrd.steps import Distilled, Evaluated
+from kdfast.recipes.esrd.study import Study
+
+METRICS = {
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "f1": "F1",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "precision": "precision",
+    "brier": "Brier",
+    "ece": "ECE",
+    "observed_to_expected": "observed / expected",
+}
+METRICS_NOTE = (
+    "Out-of-fold predictions of nested cross-validation. The threshold behind F1, sensitivity, specificity"
+    " and precision was chosen on inner folds for the highest F1. AUROC: 0.5 chance, 1 perfect. ECE: mean "
+    "gap between predicted and observed risk. Observed / expected: above 1 means that risk was "
+    "understated."
+)
+
+
+def headline(report: Report, best: Evaluated, distilled: Distilled) -> None:
+    """Four numbers."""
+    student = distilled.judged[distilled.exported]
+    risk = float(np.average(best.task.y, weights=best.task.weight))
+    report.tiles(
+        {
+            "people analysed": f"{len(best.task.y):,}",
+            "have the outcome": share(risk),
+            f"AUROC of the best model, {best.model}": number(best.scores["auroc"]),
+            f"test AUROC of the exported student, {student.parameters:,} parameters": number(
+                student.scores["auroc"]
+            ),
+        }
+    )
+
+
+def people(report: Report, study: Study, best: Evaluated) -> None:
+    """Funnel, and what was left out of the tables."""
+    rows = [*study.funnel, *[row for row in best.task.funnel if row[0] != "in the cohort"]]
+    window = f", window of {best.months} months" if best.months else ""
+    note = "Grey: left out at that step. Each condition is known on the day to which it applies."
+    report.figure(f"Who was studied{window}", figures.funnel(rows), note=note)
+    if study.findings:
+        found = [(f"{x.table}: {x.problem}", f"{x.count:,}", f"{x.total:,}") for x in study.findings]
+        report.table("Records left out", ("rows that", "count", "of"), found, half=True)
+    else:
+        none = [("all tables", "every row passed its checks")]
+        report.table("Records left out", ("", ""), none, half=True)
+
+
+def models(report: Report, compared: list[Evaluated], main: list[Evaluated]) -> None:
+    """Tables of models and of windows."""
+    columns = ("model", *METRICS.values(), "95 % interval of AUROC")
+    rows = [[r.model, *(number(r.scores[m]) for m in METRICS), interval(r.interval)] for r in main]
+    window = f" at {main[0].months} months" if main[0].months else ""
+    report.table(f"Models compared{window}", columns, rows, note=METRICS_NOTE)
+    if not main[0].months:
+        return
+    shown = [
+        [f"{r.months} months, {r.model}", f"{len(r.task.y):,}", f"{int(r.task.y.sum()):,}"]
+        + [number(r.scores["auroc"]), interval(r.interval), number(r.scores["auprc"])]
+        + [number(r.scores["f1"]), number(r.common)]
+        for r in compared
+    ]
+    columns = ("window", "people", "outcomes", "AUROC", "95 % interval", "AUPRC", "F1", "AUROC, same people")
+    note = (
+        "Longer windows see more but keep fewer people: those who had the outcome early are gone. The last "
+        "column counts only people eligible at every window."
+    )
+    report.table("Observation windows", columns, shown, note=note)
+
+
+def curves(report: Report, compared: list[Evaluated], main: list[Evaluated], best: Evaluated) -> None:
+    """Discrimination, calibration, decision curves."""
+    labelled = {r.model: r for r in main}
+    if best.months:
+        report.figure("Discrimination by window", figures.by_window(compared), note="Bars: 95 % intervals.")
+        windows = {f"{r.months} months": r for r in compared if r.model == best.model}
+        report.figure(f"ROC by window, {best.model}", figures.roc(windows))
+        report.figure(f"Precision and recall by window, {best.model}", figures.pr(windows))
+    report.figure("ROC by model", figures.roc(labelled))
+    note = "Tenths of the people by predicted risk. On the line: risks mean what they say."
+    report.figure("Calibration", figures.calibration(labelled), note=note)
+    note = "Higher is better. A model is worth using where its line is above both grey and black."
+    report.figure("Decision curves", figures.decision(labelled), note=note)
+
+
+def sources(report: Report, ablation: dict[str, Evaluated]) -> None:
+    """Clinical records, claims, both."""
+    if not ablation:
+        return
+    rows = [
+        [name, number(r.scores["auroc"]), interval(r.interval), number(r.scores["auprc"])]
+        + [number(r.scores["brier"], 4)]
+        for name, r in ablation.items()
+    ]
+    model = next(iter(ablation.values())).model
+    note = f"The same people and folds, {model}; demographics are in all three."
+    columns = ("records", "AUROC", "95 % interval", "AUPRC", "Brier")
+    report.table("What each source of records adds", columns, rows, note=note, half=True)
