@@ -1,4 +1,5 @@
-"""Squared distance of normalised features: means by channel, norms and distances by position, gradients either way.
+"""Squared distance of normalised features: means by channel, norms and distances by position, gradients
+either way.
 
 r = scale (z_s - ratio z_t), value |r|^2, gradient (2/|z_s|) (r - <a, r> a) with a = scale z_s; see csrc/normalized_mse.h.
 """
@@ -27,7 +28,9 @@ def means_kernel(x, xb, xp, xc, means, positions, channels, TYPE: tl.constexpr, 
         left = tl.zeros((PB,), TYPE)
         for first in range(0, positions, PB):
             p = first + at
-            left += tl.where(p < positions, tl.load(x + p * xp, mask=p < positions, other=0).to(TYPE) - mean, 0)
+            left += tl.where(
+                p < positions, tl.load(x + p * xp, mask=p < positions, other=0).to(TYPE) - mean, 0
+            )
         mean += tl.sum(left) / positions.to(TYPE)
     tl.store(means + row, mean)
 
@@ -45,10 +48,34 @@ def sides(student, sp, teacher, tp, s_mean, t_mean, here, CENTER: tl.constexpr, 
 
 @triton.jit
 def positions_kernel(
-    student, sb, sp, sc, teacher, tb, tp, tc, grad, gb, gp, gc, s_means, t_means, upstream, upstream_step, state,
-    value, eps, scale, positions, channels, rows,
-    CENTER: tl.constexpr, HAS_GRAD: tl.constexpr, TYPE: tl.constexpr, CB: tl.constexpr,
-):  # fmt: skip
+    student,
+    sb,
+    sp,
+    sc,
+    teacher,
+    tb,
+    tp,
+    tc,
+    grad,
+    gb,
+    gp,
+    gc,
+    s_means,
+    t_means,
+    upstream,
+    upstream_step,
+    state,
+    value,
+    eps,
+    scale,
+    positions,
+    channels,
+    rows,
+    CENTER: tl.constexpr,
+    HAS_GRAD: tl.constexpr,
+    TYPE: tl.constexpr,
+    CB: tl.constexpr,
+):
     """Program (b, p). state [4, rows]: scale, ratio, <a, r>, and what the gradient is multiplied by."""
     row = tl.program_id(0).to(tl.int64)
     b, p = row // positions, row % positions
@@ -64,7 +91,10 @@ def positions_kernel(
         c = first + at
         here = c < channels
         if CENTER:
-            s_mean, t_mean = tl.load(s_means + c, mask=here, other=0), tl.load(t_means + c, mask=here, other=0)
+            s_mean, t_mean = (
+                tl.load(s_means + c, mask=here, other=0),
+                tl.load(t_means + c, mask=here, other=0),
+            )
         s, t = sides(student, c * sc, teacher, c * tc, s_mean, t_mean, here, CENTER, TYPE)
         ss += s * s
         tt += t * t
@@ -80,14 +110,21 @@ def positions_kernel(
         c = first + at
         here = c < channels
         if CENTER:
-            s_mean, t_mean = tl.load(s_means + c, mask=here, other=0), tl.load(t_means + c, mask=here, other=0)
+            s_mean, t_mean = (
+                tl.load(s_means + c, mask=here, other=0),
+                tl.load(t_means + c, mask=here, other=0),
+            )
         s, t = sides(student, c * sc, teacher, c * tc, s_mean, t_mean, here, CENTER, TYPE)
         r = (s - t * ratio) * by
         rr += r * r
         ar += s * by * r
     along, times = tl.sum(ar), number(scale, TYPE)
     tl.store(value + row, tl.sum(rr) * times)
-    k = tl.where(s_norm <= tiny, 0, 2 / tl.where(s_norm <= tiny, 1, s_norm)) * times * tl.load(upstream + row * upstream_step)
+    k = (
+        tl.where(s_norm <= tiny, 0, 2 / tl.where(s_norm <= tiny, 1, s_norm))
+        * times
+        * tl.load(upstream + row * upstream_step)
+    )
     tl.store(state + row, by)
     tl.store(state + rows + row, ratio)
     tl.store(state + 2 * rows + row, along)
@@ -103,9 +140,27 @@ def positions_kernel(
 
 @triton.jit
 def centred_kernel(
-    student, sb, sp, sc, teacher, tb, tp, tc, grad, gb, gp, gc, s_means, t_means, state, positions, channels, rows,
-    TYPE: tl.constexpr, PB: tl.constexpr,
-):  # fmt: skip
+    student,
+    sb,
+    sp,
+    sc,
+    teacher,
+    tb,
+    tp,
+    tc,
+    grad,
+    gb,
+    gp,
+    gc,
+    s_means,
+    t_means,
+    state,
+    positions,
+    channels,
+    rows,
+    TYPE: tl.constexpr,
+    PB: tl.constexpr,
+):
     """Program (b, c): the channel's gradient minus its mean over positions; made twice, stored once."""
     row = tl.program_id(0).to(tl.int64)
     b, c = row // channels, row % channels
@@ -133,29 +188,69 @@ def centred_kernel(
         mean = tl.sum(sum) / positions.to(TYPE)
 
 
-def _run(student: Tensor, teacher: Tensor, center: bool, eps: float, scale: float, upstream: Tensor, grad: Tensor | None) -> Tensor:
+def _run(
+    student: Tensor,
+    teacher: Tensor,
+    center: bool,
+    eps: float,
+    scale: float,
+    upstream: Tensor,
+    grad: Tensor | None,
+) -> Tensor:
     batch, positions, channels = student.shape
     compute = compute_type(student, teacher)
     new = {"dtype": compute}
-    value, state = student.new_empty((batch, positions), **new), student.new_empty((4, batch * positions), **new)
+    value, state = (
+        student.new_empty((batch, positions), **new),
+        student.new_empty((4, batch * positions), **new),
+    )
     means = student.new_empty((2, batch * channels if center else 1), **new)
-    maps = (*map_arguments(student), *map_arguments(teacher), *map_arguments(student if grad is None else grad))
+    maps = (
+        *map_arguments(student),
+        *map_arguments(teacher),
+        *map_arguments(student if grad is None else grad),
+    )
     options = {"TYPE": NUMBER[compute], "num_warps": 4}
     by_position = min(BLOCK, triton.next_power_of_2(max(positions, 1)))
     if center:
         for x, to in ((student, means[0]), (teacher, means[1])):
-            launch(means_kernel, batch * channels, (*map_arguments(x), to, positions, channels), PB=by_position, **options)
+            launch(
+                means_kernel,
+                batch * channels,
+                (*map_arguments(x), to, positions, channels),
+                PB=by_position,
+                **options,
+            )
     launch(
-        positions_kernel, batch * positions,
-        (*maps, means[0], means[1], upstream, 0 if upstream.dim() == 0 else 1, state, value, eps, scale, positions,
-         channels, batch * positions),
-        CENTER=center, HAS_GRAD=grad is not None, CB=min(1024, triton.next_power_of_2(channels)), **options,
-    )  # fmt: skip
+        positions_kernel,
+        batch * positions,
+        (
+            *maps,
+            means[0],
+            means[1],
+            upstream,
+            0 if upstream.dim() == 0 else 1,
+            state,
+            value,
+            eps,
+            scale,
+            positions,
+            channels,
+            batch * positions,
+        ),
+        CENTER=center,
+        HAS_GRAD=grad is not None,
+        CB=min(1024, triton.next_power_of_2(channels)),
+        **options,
+    )
     if center and grad is not None:
         launch(
-            centred_kernel, batch * channels,
-            (*maps, means[0], means[1], state, positions, channels, batch * positions), PB=by_position, **options,
-        )  # fmt: skip
+            centred_kernel,
+            batch * channels,
+            (*maps, means[0], means[1], state, positions, channels, batch * positions),
+            PB=by_position,
+            **options,
+        )
     return value
 
 
@@ -169,7 +264,9 @@ def normalized_mse(
     return value.sum() if reduce else value, student.new_empty(0, dtype=compute) if grad is None else grad
 
 
-def normalized_mse_backward(grad_value: Tensor, student: Tensor, teacher: Tensor, center: bool, eps: float, scale: float) -> Tensor:
+def normalized_mse_backward(
+    grad_value: Tensor, student: Tensor, teacher: Tensor, center: bool, eps: float, scale: float
+) -> Tensor:
     """The gradient under `grad_value`, 0-d or [B, P]."""
     grad = torch.empty_like(student)
     _run(student, teacher, center, eps, scale, grad_value.contiguous(), grad)
