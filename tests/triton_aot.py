@@ -19,19 +19,12 @@ from pathlib import Path
 
 import torch
 import triton
-from kdfast.triton_kernels import (
-    divergence,
-    js_div,
-    kl_div,
-    reverse_kl_div,
-    rows,
-    scale_grad,
-    skew_kl_div,
-    tv_dist,
-)
+from kdfast.triton_kernels import divergence, nd_loss, normalized_mse, rows, scale_grad, weighted_mse
 from kdfast.triton_kernels.divergence_kernels import total_kernel
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
+
+from kdfast import triton_kernels
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -39,13 +32,7 @@ TARGETS = {
     "sm_100": GPUTarget("cuda", 100, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-MEMBERS = {
-    "kl_div": kl_div.MEMBER,
-    "reverse_kl_div": reverse_kl_div.MEMBER,
-    "js_div": js_div.MEMBER,
-    "skew_kl_div": skew_kl_div.MEMBER,
-    "tv_dist": tv_dist.MEMBER,
-}
+DIVERGENCES = ("kl_div", "reverse_kl_div", "js_div", "skew_kl_div", "tv_dist")
 BUDGET = Path(__file__).with_name("triton_budget.json")
 
 
@@ -72,42 +59,49 @@ class Compiler:
         self.compiled: dict[str, object] = {}
         self.case = ""
 
-    def __call__(self, kernel, programs: int, arguments: tuple, **constants) -> None:
+    def __call__(self, kernel, programs: int, arguments: tuple = (), **named) -> None:
         name = kernel.__name__ if kernel is total_kernel else f"{self.case} {kernel.__name__}"
         if name not in self.compiled:
-            self.compiled[name] = kernel.warmup(*arguments, grid=(programs,), **constants)
+            self.compiled[name] = kernel.warmup(*arguments, grid=(programs,), **named)
 
 
-def compile_all(compiler: Compiler) -> None:
-    """Calls every op on meta tensors: rows in one tile, rows of many, images; each member of the family."""
+def meta(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
 
-    def logits(*shape: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.empty(shape, dtype=dtype, device="meta"), torch.empty(shape, dtype=dtype, device="meta")
 
-    def forward(
-        name: str, label: str, shape: tuple[int, ...], dtype: torch.dtype, with_grad: bool = True
-    ) -> None:
-        compiler.case = f"{name} {label} {str(dtype)[6:]}" + ("" if with_grad else " state")
-        divergence.forward(
-            MEMBERS[name], *logits(*shape, dtype=dtype), None, [1], 2.0, 4.0, 0.5, 1, with_grad
-        )
+def compile_divergences(compiler: Compiler) -> None:
+    """Rows in one tile, rows of many, images; each member of the family, forward and backward."""
 
-    number = torch.empty((), device="meta")
-    for name, member in MEMBERS.items():
-        forward(name, "256x1000", (256, 1000), torch.bfloat16)
-        forward(name, "8192x128256", (8192, 128256), torch.bfloat16)
-        forward(name, "4x19x128x256", (4, 19, 128, 256), torch.float32)
-        compiler.case = f"{name} 256x1000 bfloat16"
-        student, teacher = logits(256, 1000, dtype=torch.bfloat16)
-        state = torch.empty(256, 8, device="meta")
-        divergence.backward(member, number, number, student, teacher, None, state, [1], 2.0, 4.0, 0.5)
-    forward("kl_div", "256x1000", (256, 1000), torch.bfloat16, with_grad=False)
-    forward("kl_div", "256x8192", (256, 8192), torch.float32)
-    forward("kl_div", "8192x128256", (8192, 128256), torch.float32)
-    forward("kl_div", "16x19x512x512", (16, 19, 512, 512), torch.bfloat16)
-    forward("js_div", "256x1000", (256, 1000), torch.float64)
+    def forward(name: str, shape: tuple[int, ...], dtype: torch.dtype, with_grad: bool = True) -> None:
+        sizes = "x".join(map(str, shape))
+        compiler.case = f"{name} {sizes} {str(dtype)[6:]}" + ("" if with_grad else " state")
+        member, x = getattr(triton_kernels, name).MEMBER, meta(*shape, dtype=dtype)
+        divergence.forward(member, x, torch.empty_like(x), None, [1], 2.0, 4.0, 0.5, 1, with_grad)
+
+    for name in DIVERGENCES:
+        forward(name, (8192, 128256), torch.bfloat16)
+        forward(name, (4, 19, 128, 256), torch.float32)
+        forward(name, (256, 1000), torch.bfloat16)
+        member, x = getattr(triton_kernels, name).MEMBER, meta(256, 1000, dtype=torch.bfloat16)
+        divergence.backward(member, meta(), meta(), x, x, None, meta(256, 8), [1], 2.0, 4.0, 0.5)
+    forward("kl_div", (256, 1000), torch.bfloat16, with_grad=False)
+    forward("kl_div", (256, 8192), torch.float32)
+    forward("kl_div", (8192, 128256), torch.float32)
+    forward("kl_div", (16, 19, 512, 512), torch.bfloat16)
+    forward("js_div", (256, 1000), torch.float64)
+
+
+def compile_features(compiler: Compiler) -> None:
+    """The losses on features, and what scales a gradient."""
     compiler.case = "bfloat16"
-    scale_grad.scale_grad_(logits(256, 1000, dtype=torch.bfloat16)[0], number)
+    scale_grad.scale_grad_(meta(256, 1000, dtype=torch.bfloat16), meta())
+    compiler.case = "256x512 bfloat16"
+    x = meta(256, 512, dtype=torch.bfloat16)
+    nd_loss.nd_loss(x, x, meta(100, 512), meta(256, dtype=torch.int64), None, -100, 1, True)
+    compiler.case = "8x4096x256 bfloat16"
+    x = meta(8, 4096, 256, dtype=torch.bfloat16)
+    normalized_mse.normalized_mse(x, x, True, 1e-6, 1.0, True, True)
+    weighted_mse.weighted_mse(x, x, meta(8, 4096), meta(8, 256), None, True)
 
 
 def usage(kernel) -> dict[str, int]:
@@ -132,13 +126,24 @@ def usage(kernel) -> dict[str, int]:
     return {"registers": registers, "shared": kernel.metadata.shared, "spills": spills}
 
 
+def all_kernels() -> set[str]:
+    """The names of the package's kernels: its jitted functions that are called *_kernel."""
+    modules = [module for name, module in sys.modules.items() if name.startswith("kdfast.triton_kernels.")]
+    return {name for module in modules for name in vars(module) if name.endswith("_kernel")}
+
+
 def measure(target: str) -> dict[str, dict[str, int]]:
     """Every kernel's usage on one target."""
     driver.set_active(OfflineDriver(TARGETS[target]))
     rows.WARP = TARGETS[target].warp_size
     compiler = Compiler()
-    divergence.launch = scale_grad.launch = compiler
-    compile_all(compiler)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("kdfast.triton_kernels.") and hasattr(module, "launch"):
+            module.launch = compiler
+    compile_divergences(compiler)
+    compile_features(compiler)
+    missing = all_kernels() - {name.split()[-1] for name in compiler.compiled}
+    assert not missing, f"no call compiles {', '.join(sorted(missing))}"
     return {name: usage(kernel) for name, kernel in compiler.compiled.items()}
 
 
