@@ -1,4 +1,6 @@
-"""nd_loss, forward and backward, against the official per-sample loop, the vectorised form and its torch.compile."""
+"""nd_loss, forward and backward, against the official per-sample loop, the vectorised form and its
+torch.compile.
+"""
 
 import features
 import harness
@@ -13,7 +15,11 @@ SIZES = [(256, 2048, 1000), (1024, 1024, 81)]
 @pytest.mark.parametrize("size", SIZES, ids=lambda s: "x".join(map(str, s)))
 def test_nd_loss(benchmark, size):
     rows, width, classes = size
-    s, t, means = features.noise((rows, width)), features.noise((rows, width), seed=1), features.noise((classes, width), seed=2)
+    s, t, means = (
+        features.noise((rows, width)),
+        features.noise((rows, width), seed=1),
+        features.noise((classes, width), seed=2),
+    )
     target = torch.arange(rows, device=s.device) % classes
 
     def loop(s, t):

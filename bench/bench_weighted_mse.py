@@ -1,4 +1,6 @@
-"""masked_mse and box_weighted_mse, both on the weighted_mse kernel, against the published and the best plain forms."""
+"""masked_mse and box_weighted_mse, both on the weighted_mse kernel, against the published and the best plain
+forms.
+"""
 
 import features
 import harness
@@ -16,7 +18,11 @@ def test_masked_mse(benchmark, shape, masks):
     channel = features.noise((b, masks, c), seed=3).sigmoid()
 
     def materialised(s, t):
-        d, wide, deep = (t - s).unsqueeze(1), spatial.to(s.dtype).unsqueeze(2), channel.to(s.dtype)[..., None, None]
+        d, wide, deep = (
+            (t - s).unsqueeze(1),
+            spatial.to(s.dtype).unsqueeze(2),
+            channel.to(s.dtype)[..., None, None],
+        )
         by_position = ((d * wide) ** 2).sum((2, 3, 4)) / (c * wide.sum((2, 3, 4)) + 1e-5)
         by_channel = ((d * deep) ** 2).sum((2, 3, 4)) / (h * w * deep.sum((2, 3, 4)) + 1e-5)
         return by_position.mean() + by_channel.mean()
@@ -31,7 +37,9 @@ def test_masked_mse(benchmark, shape, masks):
 
     ours = lambda s, t: sum(KF.masked_mse(s, t, spatial=spatial, channel=channel))  # noqa: E731
     plain = {"masks materialised": materialised, "eager": through_sums}
-    harness.compare(features.case("masked_mse", f"{'x'.join(map(str, shape))} M={masks}", s, t, ours, plain), benchmark)
+    harness.compare(
+        features.case("masked_mse", f"{'x'.join(map(str, shape))} M={masks}", s, t, ours, plain), benchmark
+    )
 
 
 def test_box_weighted_mse(benchmark):

@@ -27,7 +27,9 @@ def case(
     torch._dynamo.reset()
 
     def provider(name: str, loss: Callable) -> Provider:
-        return Provider(name, harness.training_step(loss, leaf, teacher), harness.gradient_of(loss, values, teacher))
+        return Provider(
+            name, harness.training_step(loss, leaf, teacher), harness.gradient_of(loss, values, teacher)
+        )
 
     providers = [provider("kdfast", ours), *(provider(name, loss) for name, loss in plain.items())]
     providers.append(provider("torch.compile", torch.compile(truth_of)))

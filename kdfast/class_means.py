@@ -1,9 +1,12 @@
-"""`kdfast class-means` (or `python -m kdfast.class_means`): builds a file of class means from any teacher and any data.
+"""`kdfast class-means` (or `python -m kdfast.class_means`): builds a file of class means from any teacher
+and any data.
 
-Images: --teacher names a callable that returns a classifier (torchvision.models:resnet50), --layer the module whose input is
-the embedding (its last Linear if not given), --data an ImageFolder or a callable that returns a Dataset of (image, class).
-RoIs: with --rois the teacher is a torchvision detector with roi_heads (Faster or Mask R-CNN), --data a callable that returns a
-Dataset of (image, {"boxes" xyxy, "labels"}); embeddings are its box head's outputs for sampled proposals, background included.
+Images: --teacher names a callable that returns a classifier (torchvision.models:resnet50), --layer the
+module whose input is the embedding (its last Linear if not given), --data an ImageFolder or a callable that
+returns a Dataset of (image, class).
+RoIs: with --rois the teacher is a torchvision detector with roi_heads (Faster or Mask R-CNN), --data a
+callable that returns a Dataset of (image, {"boxes" xyxy, "labels"}); embeddings are its box head's outputs
+for sampled proposals, background included.
 """
 
 from __future__ import annotations
@@ -110,7 +113,7 @@ def _progress(pairs: Iterator, total: int | None) -> Iterator:
     return track(pairs, "class means", total=total)
 
 
-# ---- Teachers ----------------------------------------------------------------------------------------------------------
+# ---- Teachers --------------------------------------------------------------------------------------------
 
 
 def _named(name: str) -> Callable[..., Any]:
@@ -180,7 +183,7 @@ def _of_rois(teacher: nn.Module, loader: DataLoader, device: str) -> Iterator[tu
             )
 
 
-# ---- Data --------------------------------------------------------------------------------------------------------------
+# ---- Data ------------------------------------------------------------------------------------------------
 
 
 def _side_by_side(samples: list) -> tuple:

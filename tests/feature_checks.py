@@ -41,7 +41,9 @@ def size(x: Tensor) -> float:
 
 
 def works_with_pytorch(function: Callable[[Tensor], Tensor], x: Tensor) -> None:
-    """fullgraph, torch.func.grad, autocast, retain_graph, and gradients of a scaled loss; `function` is x -> 0-d."""
+    """fullgraph, torch.func.grad, autocast, retain_graph, and gradients of a scaled loss; `function` is x ->
+    0-d.
+    """
     value, (grad,) = value_and_grads(function, x)
     torch._dynamo.reset()
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")

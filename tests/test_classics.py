@@ -1,4 +1,6 @@
-"""The published losses that are composed of kdfast's ops, against the official codes' formulas, in float64."""
+"""The published losses that are composed of kdfast's ops, against the official codes' formulas, in
+float64.
+"""
 
 import pytest
 import torch
@@ -17,8 +19,17 @@ from torch.nn import functional as F
 
 import kdfast
 import kdfast.functional as KF
-from kdfast.ops import attention_transfer, channel_wise_kl, cosine_distance, fgd_loss, hcl_loss, hint_mse
-from kdfast.ops import rkd_angle, rkd_distance, similarity_preserving
+from kdfast.ops import (
+    attention_transfer,
+    channel_wise_kl,
+    cosine_distance,
+    fgd_loss,
+    hcl_loss,
+    hint_mse,
+    rkd_angle,
+    rkd_distance,
+    similarity_preserving,
+)
 from kdfast.ops.random_mask import philox, random_mask_reference
 
 BOXES = [torch.tensor([[0.5, 0.5, 0.4, 0.3], [0.2, 0.3, 0.2, 0.5]]), torch.zeros(0, 4)]

@@ -146,7 +146,9 @@ def test_opcheck(need):
     need.backend("native")
     s, t, means, y = (x.float() if x.is_floating_point() else x for x in vector())
     for reduction, with_grad in ((1, True), (0, False)):
-        torch.library.opcheck(torch.ops.kdfast.nd_loss.default, (s, t, means, y, None, -100, reduction, with_grad))
+        torch.library.opcheck(
+            torch.ops.kdfast.nd_loss.default, (s, t, means, y, None, -100, reduction, with_grad)
+        )
     one = torch.ones(())
     torch.library.opcheck(torch.ops.kdfast.nd_loss_backward.default, (one, one, s, t, means, y, None, -100))
 

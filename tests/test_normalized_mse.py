@@ -130,7 +130,9 @@ def test_opcheck(need):
     s, t = (x.float() for x in vector())
     for center in (False, True):
         for options in ((True, True), (False, False)):
-            torch.library.opcheck(torch.ops.kdfast.normalized_mse.default, (s, t, center, 1e-6, 1.0, *options))
+            torch.library.opcheck(
+                torch.ops.kdfast.normalized_mse.default, (s, t, center, 1e-6, 1.0, *options)
+            )
         backward = torch.ops.kdfast.normalized_mse_backward.default
         torch.library.opcheck(backward, (torch.ones(()), s, t, center, 1e-6, 1.0))
 

@@ -17,7 +17,11 @@ LAYOUTS = {
 
 def inputs(shape, dtype=torch.float64):
     s, t = noise(shape, dtype), noise(shape, dtype, 1)
-    return s, t, *(noise((shape[0], n), dtype, k).abs() for n, k in ((shape[1], 2), (shape[2], 3), (shape[2], 4)))
+    return (
+        s,
+        t,
+        *(noise((shape[0], n), dtype, k).abs() for n, k in ((shape[1], 2), (shape[2], 3), (shape[2], 4))),
+    )
 
 
 def cases(dtype):
@@ -62,7 +66,10 @@ def test_gradients(place):
     s, t, a, b, v = (x.to(place) for x in inputs((2, 6, 5)))
     for gain in (None, v):
         gradcheck(
-            lambda s, a, b, gain=gain: torch.stack(KF.weighted_mse(s, t, position=a, channel=b, gain=gain)), s, a, b
+            lambda s, a, b, gain=gain: torch.stack(KF.weighted_mse(s, t, position=a, channel=b, gain=gain)),
+            s,
+            a,
+            b,
         )
     a[:, 2] = 0
     gradcheck(lambda a: KF.weighted_mse(s, t, position=a)[0], a)
@@ -77,7 +84,9 @@ def test_opcheck(need):
     for options in ((a, None), (None, b), (a, b)):
         torch.library.opcheck(torch.ops.kdfast.weighted_mse.default, (s, t, *options, None, True))
         one = torch.ones(())
-        torch.library.opcheck(torch.ops.kdfast.weighted_mse_backward.default, (one, one, s, t, *options, None))
+        torch.library.opcheck(
+            torch.ops.kdfast.weighted_mse_backward.default, (one, one, s, t, *options, None)
+        )
         redo = torch.ops.kdfast.weighted_mse_redo_.default
         torch.library.opcheck(redo, (torch.zeros_like(s), one, 2 * one, s, t, *options, None))
 

@@ -16,10 +16,32 @@ from .maps import compute_type
 
 @triton.jit
 def nd_loss_kernel(
-    student, student_row, student_step, teacher, teacher_row, teacher_step, means, means_row, means_step,
-    target, mask, factor, factor_step, value, weight, grad, grad_row, grad_step, width, ignore_index,
-    HAS_MASK: tl.constexpr, HAS_VALUE: tl.constexpr, HAS_GRAD: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    student,
+    student_row,
+    student_step,
+    teacher,
+    teacher_row,
+    teacher_step,
+    means,
+    means_row,
+    means_step,
+    target,
+    mask,
+    factor,
+    factor_step,
+    value,
+    weight,
+    grad,
+    grad_row,
+    grad_step,
+    width,
+    ignore_index,
+    HAS_MASK: tl.constexpr,
+    HAS_VALUE: tl.constexpr,
+    HAS_GRAD: tl.constexpr,
+    TYPE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """Program `row`. factor: what the row's gradient is multiplied by, one number or [rows]."""
     row = tl.program_id(0).to(tl.int64)
     label = tl.load(target + row)
@@ -74,21 +96,47 @@ def _run(student, teacher, means, target, mask, ignore_index, value, weight, gra
     rows, width = student.shape
     out = student if grad is None else grad
     arguments = (
-        student, *student.stride(), teacher, *teacher.stride(), means, *means.stride(), target,
-        target if mask is None else mask, factor, 0 if factor.dim() == 0 else 1,
-        factor if value is None else value, factor if weight is None else weight, out, *out.stride(), width, ignore_index,
-    )  # fmt: skip
+        student,
+        *student.stride(),
+        teacher,
+        *teacher.stride(),
+        means,
+        *means.stride(),
+        target,
+        target if mask is None else mask,
+        factor,
+        0 if factor.dim() == 0 else 1,
+        factor if value is None else value,
+        factor if weight is None else weight,
+        out,
+        *out.stride(),
+        width,
+        ignore_index,
+    )
     compute = NUMBER[compute_type(student, teacher)]
     launch(
-        nd_loss_kernel, rows, arguments, HAS_MASK=mask is not None, HAS_VALUE=value is not None,
-        HAS_GRAD=grad is not None, TYPE=compute, BLOCK=min(1024, triton.next_power_of_2(width)), num_warps=4,
-    )  # fmt: skip
+        nd_loss_kernel,
+        rows,
+        arguments,
+        HAS_MASK=mask is not None,
+        HAS_VALUE=value is not None,
+        HAS_GRAD=grad is not None,
+        TYPE=compute,
+        BLOCK=min(1024, triton.next_power_of_2(width)),
+        num_warps=4,
+    )
 
 
 def nd_loss(
-    student: Tensor, teacher: Tensor, class_means: Tensor, target: Tensor, mask: Tensor | None, ignore_index: int,
-    reduction: int, with_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    student: Tensor,
+    teacher: Tensor,
+    class_means: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    ignore_index: int,
+    reduction: int,
+    with_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Value, gradient and what is left to multiply it by; reduction 0 none, 1 mean, 2 sum, 3 batchmean."""
     compute, rows = compute_type(student, teacher), student.size(0)
     value, weight = (student.new_empty(rows, dtype=compute) for _ in range(2))
@@ -109,9 +157,15 @@ def nd_loss(
 
 
 def nd_loss_backward(
-    grad_value: Tensor, norm: Tensor, student: Tensor, teacher: Tensor, class_means: Tensor, target: Tensor,
-    mask: Tensor | None, ignore_index: int,
-) -> Tensor:  # fmt: skip
+    grad_value: Tensor,
+    norm: Tensor,
+    student: Tensor,
+    teacher: Tensor,
+    class_means: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    ignore_index: int,
+) -> Tensor:
     """The gradient under `grad_value`, 0-d or [B]."""
     grad = torch.empty_like(student)
     factor = (grad_value * norm).contiguous()

@@ -1,4 +1,5 @@
-"""Squared distance of normalised features: means by channel, norms and distances by position, gradients either way.
+"""Squared distance of normalised features: means by channel, norms and distances by position, gradients
+either way.
 
 r = scale (z_s - ratio z_t), value |r|^2, gradient (2/|z_s|) (r - <a, r> a) with a = scale z_s; see csrc/normalized_mse.h.
 """
@@ -47,10 +48,34 @@ def sides(student, sp, teacher, tp, s_mean, t_mean, here, CENTER: tl.constexpr, 
 
 @triton.jit
 def positions_kernel(
-    student, sb, sp, sc, teacher, tb, tp, tc, grad, gb, gp, gc, s_means, t_means, upstream, upstream_step, state,
-    value, eps, scale, positions, channels, rows,
-    CENTER: tl.constexpr, HAS_GRAD: tl.constexpr, TYPE: tl.constexpr, CB: tl.constexpr,
-):  # fmt: skip
+    student,
+    sb,
+    sp,
+    sc,
+    teacher,
+    tb,
+    tp,
+    tc,
+    grad,
+    gb,
+    gp,
+    gc,
+    s_means,
+    t_means,
+    upstream,
+    upstream_step,
+    state,
+    value,
+    eps,
+    scale,
+    positions,
+    channels,
+    rows,
+    CENTER: tl.constexpr,
+    HAS_GRAD: tl.constexpr,
+    TYPE: tl.constexpr,
+    CB: tl.constexpr,
+):
     """Program (b, p). state [4, rows]: scale, ratio, <a, r>, and what the gradient is multiplied by."""
     row = tl.program_id(0).to(tl.int64)
     b, p = row // positions, row % positions
@@ -115,9 +140,27 @@ def positions_kernel(
 
 @triton.jit
 def centred_kernel(
-    student, sb, sp, sc, teacher, tb, tp, tc, grad, gb, gp, gc, s_means, t_means, state, positions, channels, rows,
-    TYPE: tl.constexpr, PB: tl.constexpr,
-):  # fmt: skip
+    student,
+    sb,
+    sp,
+    sc,
+    teacher,
+    tb,
+    tp,
+    tc,
+    grad,
+    gb,
+    gp,
+    gc,
+    s_means,
+    t_means,
+    state,
+    positions,
+    channels,
+    rows,
+    TYPE: tl.constexpr,
+    PB: tl.constexpr,
+):
     """Program (b, c): the channel's gradient minus its mean over positions; made twice, stored once."""
     row = tl.program_id(0).to(tl.int64)
     b, c = row // channels, row % channels
@@ -179,16 +222,35 @@ def _run(
                 **options,
             )
     launch(
-        positions_kernel, batch * positions,
-        (*maps, means[0], means[1], upstream, 0 if upstream.dim() == 0 else 1, state, value, eps, scale, positions,
-         channels, batch * positions),
-        CENTER=center, HAS_GRAD=grad is not None, CB=min(1024, triton.next_power_of_2(channels)), **options,
-    )  # fmt: skip
+        positions_kernel,
+        batch * positions,
+        (
+            *maps,
+            means[0],
+            means[1],
+            upstream,
+            0 if upstream.dim() == 0 else 1,
+            state,
+            value,
+            eps,
+            scale,
+            positions,
+            channels,
+            batch * positions,
+        ),
+        CENTER=center,
+        HAS_GRAD=grad is not None,
+        CB=min(1024, triton.next_power_of_2(channels)),
+        **options,
+    )
     if center and grad is not None:
         launch(
-            centred_kernel, batch * channels,
-            (*maps, means[0], means[1], state, positions, channels, batch * positions), PB=by_position, **options,
-        )  # fmt: skip
+            centred_kernel,
+            batch * channels,
+            (*maps, means[0], means[1], state, positions, channels, batch * positions),
+            PB=by_position,
+            **options,
+        )
     return value
 
 

@@ -1,4 +1,5 @@
-"""Squared errors under weights of positions and channels: a program a block of positions, walking the channels.
+"""Squared errors under weights of positions and channels: a program a block of positions, walking the
+channels.
 
 e_bp = sum_c v d^2, g_bc = sum_p d^2, gradient -2 (u a v + w b) d with d = teacher - student; see csrc/weighted_mse.h.
 """
@@ -18,11 +19,37 @@ POSITIONS, CHANNELS = 32, 64  # of a tile
 
 @triton.jit
 def weighted_mse_kernel(
-    student, sb, sp, sc, teacher, tb, tp, tc, grad, gb, gp, gc, position, channel, gain, e, part, upstream,
-    positions, channels, blocks,
-    HAS_POSITION: tl.constexpr, HAS_CHANNEL: tl.constexpr, HAS_GAIN: tl.constexpr, HAS_ERRORS: tl.constexpr,
-    HAS_GRAD: tl.constexpr, UNLESS_EQUAL: tl.constexpr, TYPE: tl.constexpr, PB: tl.constexpr, CB: tl.constexpr,
-):  # fmt: skip
+    student,
+    sb,
+    sp,
+    sc,
+    teacher,
+    tb,
+    tp,
+    tc,
+    grad,
+    gb,
+    gp,
+    gc,
+    position,
+    channel,
+    gain,
+    e,
+    part,
+    upstream,
+    positions,
+    channels,
+    blocks,
+    HAS_POSITION: tl.constexpr,
+    HAS_CHANNEL: tl.constexpr,
+    HAS_GAIN: tl.constexpr,
+    HAS_ERRORS: tl.constexpr,
+    HAS_GRAD: tl.constexpr,
+    UNLESS_EQUAL: tl.constexpr,
+    TYPE: tl.constexpr,
+    PB: tl.constexpr,
+    CB: tl.constexpr,
+):
     """upstream: u and w, [2]."""
     u, w = tl.load(upstream), tl.load(upstream + 1)
     if (not UNLESS_EQUAL) | (u != w):
@@ -64,14 +91,34 @@ def _run(student, teacher, position, channel, gain, *, grad, e, part, upstream, 
     blocks = triton.cdiv(positions, POSITIONS)
     or_any = lambda x: upstream if x is None else x  # noqa: E731 - a pointer that is not followed
     arguments = (
-        *map_arguments(student), *map_arguments(teacher), *map_arguments(student if grad is None else grad),
-        or_any(position), or_any(channel), or_any(gain), or_any(e), or_any(part), upstream, positions, channels, blocks,
-    )  # fmt: skip
+        *map_arguments(student),
+        *map_arguments(teacher),
+        *map_arguments(student if grad is None else grad),
+        or_any(position),
+        or_any(channel),
+        or_any(gain),
+        or_any(e),
+        or_any(part),
+        upstream,
+        positions,
+        channels,
+        blocks,
+    )
     launch(
-        weighted_mse_kernel, batch * blocks if channels else 0, arguments, HAS_POSITION=position is not None,
-        HAS_CHANNEL=channel is not None, HAS_GAIN=gain is not None, HAS_ERRORS=part is not None,
-        HAS_GRAD=grad is not None, UNLESS_EQUAL=unless_equal, TYPE=NUMBER[compute], PB=POSITIONS, CB=CHANNELS, num_warps=4,
-    )  # fmt: skip
+        weighted_mse_kernel,
+        batch * blocks if channels else 0,
+        arguments,
+        HAS_POSITION=position is not None,
+        HAS_CHANNEL=channel is not None,
+        HAS_GAIN=gain is not None,
+        HAS_ERRORS=part is not None,
+        HAS_GRAD=grad is not None,
+        UNLESS_EQUAL=unless_equal,
+        TYPE=NUMBER[compute],
+        PB=POSITIONS,
+        CB=CHANNELS,
+        num_warps=4,
+    )
 
 
 def _dot(weight: Tensor, error: Tensor) -> Tensor:
@@ -79,9 +126,13 @@ def _dot(weight: Tensor, error: Tensor) -> Tensor:
 
 
 def weighted_mse(
-    student: Tensor, teacher: Tensor, position: Tensor | None, channel: Tensor | None, gain: Tensor | None,
+    student: Tensor,
+    teacher: Tensor,
+    position: Tensor | None,
+    channel: Tensor | None,
+    gain: Tensor | None,
     with_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The two values, the errors e and g, and the gradient for upstream gradients of 1."""
     batch, positions, channels = student.shape
     new = {"dtype": compute_type(student, teacher)}
@@ -106,8 +157,17 @@ def weighted_mse_redo_(grad, grad_position, grad_channel, student, teacher, posi
     """Makes grad again under these upstream gradients, unless they are equal."""
     upstream = torch.stack((grad_position, grad_channel))
     _run(
-        student, teacher, position, channel, gain, grad=grad, e=None, part=None, upstream=upstream, unless_equal=True
-    )  # fmt: skip
+        student,
+        teacher,
+        position,
+        channel,
+        gain,
+        grad=grad,
+        e=None,
+        part=None,
+        upstream=upstream,
+        unless_equal=True,
+    )
 
 
 def weighted_mse_backward(grad_position, grad_channel, student, teacher, position, channel, gain) -> Tensor:

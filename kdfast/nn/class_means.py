@@ -1,4 +1,5 @@
-"""The teacher's mean embedding of every class, gathered in one pass over its training set: what nd_loss steers by.
+"""The teacher's mean embedding of every class, gathered in one pass over its training set: what nd_loss
+steers by.
 
     means = ClassMeans(1000, 2048, provenance={"teacher": "resnet50", "transform": "train"})
     for images, target in loader:
@@ -42,8 +43,8 @@ class ClassMeans(nn.Module):
     Args:
         num_classes: K.
         dim: D, the embedding's width.
-        missing: classes never seen make `compute` raise ValueError ("error") or get a row of NaN ("ignore"), which nd_loss
-            does not count.
+        missing: classes never seen make `compute` raise ValueError ("error") or get a row of NaN ("ignore"),
+            which nd_loss does not count.
         provenance: what the file shall say about where the means come from: teacher, transform, ...
     """
 
@@ -98,7 +99,9 @@ class ClassMeans(nn.Module):
         return sums, counts
 
     def compute(self) -> Tensor:
-        """The means [K, D], float32, over all ranks. Raises ValueError naming classes never seen unless they are ignored."""
+        """The means [K, D], float32, over all ranks. Raises ValueError naming classes never seen unless they
+        are ignored.
+        """
         sums, counts = self._totals()
         if self.missing == "error":
             _refuse_missing(counts)
@@ -116,7 +119,9 @@ class ClassMeans(nn.Module):
 
     @_OfClassOrInstance
     def load(cls: type[ClassMeans], self: ClassMeans | None, path: str | Path) -> ClassMeans:  # noqa: N805
-        """Reads a saved file: ClassMeans.load(path) makes the object, means.load(path) fills it (same K and D)."""
+        """Reads a saved file: ClassMeans.load(path) makes the object, means.load(path) fills it (same K and
+        D).
+        """
         sums, counts, about = _read(Path(path))
         if self is None:
             self = cls(*sums.shape, about["missing"])
@@ -132,7 +137,9 @@ class ClassMeans(nn.Module):
 
     @classmethod
     def from_json(cls, path: str | Path, *, missing: str = "error") -> ClassMeans:
-        """Reads the JSON file of the official code, {"label": [D floats]}; it has no counts, so each class counts once."""
+        """Reads the JSON file of the official code, {"label": [D floats]}; it has no counts, so each class
+        counts once.
+        """
         table = {int(label): row for label, row in json.loads(Path(path).read_text()).items()}
         means = cls(
             max(table) + 1, len(next(iter(table.values()))), missing, provenance={"source": Path(path).name}

@@ -1,4 +1,6 @@
-"""The losses on features as modules: a class for each function of kdfast.functional, with its option names."""
+"""The losses on features as modules: a class for each function of kdfast.functional, with its option
+names.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from kdfast.nn.losses import _FunctionLoss
 class NDLoss(_FunctionLoss):
     """kdfast.functional.nd_loss: NDLoss(class_means)(student, teacher, target, mask=None).
 
-    The means [K, D] may be given here (a buffer that moves with the module and is not saved) or, as for the function, in
+    The means [K, D] may be given here (a buffer that moves with the module and is not saved) or, as for the
+    function, in
     every call: NDLoss()(student, teacher, class_means, target).
     """
 
@@ -28,7 +31,9 @@ class NDLoss(_FunctionLoss):
 
 
 class MaskedMSELoss(_FunctionLoss):
-    """kdfast.functional.masked_mse: MaskedMSELoss()(student, teacher, spatial=None, channel=None) -> two losses."""
+    """kdfast.functional.masked_mse: MaskedMSELoss()(student, teacher, spatial=None, channel=None) -> two
+    losses.
+    """
 
     function = staticmethod(KF.masked_mse)
     per_call = ("spatial", "channel")
@@ -47,7 +52,9 @@ class NormalizedMSELoss(_FunctionLoss):
 
 
 class BoxWeightedMSELoss(_FunctionLoss):
-    """kdfast.functional.box_weighted_mse: BoxWeightedMSELoss()(student, teacher, boxes, shapes, mask=None)."""
+    """kdfast.functional.box_weighted_mse: BoxWeightedMSELoss()(student, teacher, boxes, shapes,
+    mask=None).
+    """
 
     function = staticmethod(KF.box_weighted_mse)
 
@@ -116,13 +123,14 @@ class FGDLoss(_FunctionLoss):
 class MGDLoss(nn.modules.loss._Loss):
     """Masked generative distillation: the student's masked features must regenerate the teacher's.
 
-    align (1 x 1, where channels differ) -> random mask -> conv 3 x 3, ReLU, conv 3 x 3 -> alpha * squared error / B
-    (arXiv 2205.01529, eqs. 1-6; alpha and ratio are the paper's for two-stage detectors).
+    align (1 x 1, where channels differ) -> random mask -> conv 3 x 3, ReLU, conv 3 x 3 -> alpha * squared
+    error / B (arXiv 2205.01529, eqs. 1-6; alpha and ratio are the paper's for two-stage detectors).
 
     Args:
         student_channels, teacher_channels: of the maps [B, C, H, W].
         alpha: the loss's factor.
-        ratio, over: share that is masked, of "positions" or of "channels" (see kdfast.functional.random_mask).
+        ratio, over: share that is masked, of "positions" or of "channels" (see
+            kdfast.functional.random_mask).
     """
 
     def __init__(

@@ -65,7 +65,9 @@ def _is_traced(x: Tensor) -> bool:
 
 
 def indices(name: str, x: Tensor, count: int, ignore_index: int | None = None) -> None:
-    """Every number is in [0, count) or is `ignore_index`: ValueError. Says nothing where contents cannot be read."""
+    """Every number is in [0, count) or is `ignore_index`: ValueError. Says nothing where contents cannot be
+    read.
+    """
     if not contents_are_readable(x):
         return
     wrong = (x < 0) | (x >= count)
@@ -76,7 +78,9 @@ def indices(name: str, x: Tensor, count: int, ignore_index: int | None = None) -
 
 
 def box_contents(name: str, boxes: Tensor, counted: Tensor | None = None) -> None:
-    """No NaN and no negative width or height in cxcywh boxes [..., 4]; rows where `counted` is False are let be."""
+    """No NaN and no negative width or height in cxcywh boxes [..., 4]; rows where `counted` is False are let
+    be.
+    """
     if not contents_are_readable(boxes):
         return
     wrong = boxes.isnan().any(-1) | (boxes[..., 2:] < 0).any(-1)

@@ -1,4 +1,6 @@
-"""What the losses on features share: sums that stay attached to the graph, and the autograd function of a scalar loss."""
+"""What the losses on features share: sums that stay attached to the graph, and the autograd function of a
+scalar loss.
+"""
 
 from __future__ import annotations
 

@@ -29,10 +29,12 @@ def attention_transfer_reference(
 
 
 def attention_transfer(student: Tensor, teacher: Tensor, *, power: float = 2.0, eps: float = 1e-12) -> Tensor:
-    """Mean squared difference of normalised attention maps Q = mean_c |x|^power (the official code's form of eq. 2).
+    """Mean squared difference of normalised attention maps Q = mean_c |x|^power (the official code's form of
+    eq. 2).
 
     Args:
-        student, teacher: maps [B, C, H, W] with one H, W; the channels may differ. The student gets the gradient.
+        student, teacher: maps [B, C, H, W] with one H, W; the channels may differ. The student gets the
+            gradient.
         power: p of the paper, above 0.
         eps: smallest norm of a map that is divided by.
 

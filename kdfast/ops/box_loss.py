@@ -1,4 +1,5 @@
-"""L1 and generalised IoU between boxes that belong together: the localisation terms of DETR and of its distillation.
+"""L1 and generalised IoU between boxes that belong together: the localisation terms of DETR and of its
+distillation.
 
 GIoU = I/U - (C - U)/C with intersection I, union U, enclosing area C (Rezatofighi et al., CVPR 2019). Elementwise: no [N, N]
 matrix whose diagonal is then taken.
@@ -74,15 +75,19 @@ def box_loss(
     """weight * (l1 * mean over the coordinates of |s - t| + giou * (1 - GIoU)), row k with row k.
 
     Args:
-        student_boxes, teacher_boxes: [..., 4] in cxcywh, normalised to the unit square. The student's get the gradient.
+        student_boxes, teacher_boxes: [..., 4] in cxcywh, normalised to the unit square. The student's get
+            the gradient.
         weight: [...], one a row; 0 drops a row. A constant.
         l1, giou: factors of the two terms, 0 or above.
-        reduction: "sum", "mean" (sum / sum of the weights, 0 if they sum to 0), "none" or "batchmean" (sum / size(0)).
+        reduction: "sum", "mean" (sum / sum of the weights, 0 if they sum to 0), "none" or "batchmean" (sum /
+            size(0)).
 
     Returns:
-        float32 (float64 if an input is), 0-d or [...]. Finite for boxes without area: two that share none of it have IoU 0.
+        float32 (float64 if an input is), 0-d or [...]. Finite for boxes without area: two that share none of
+        it have IoU 0.
 
-    Raises TypeError, ValueError or RuntimeError for bad input; boxes with NaN or negative sizes ValueError on the CPU.
+    Raises TypeError, ValueError or RuntimeError for bad input; boxes with NaN or negative sizes ValueError
+    on the CPU.
     """
     _check_features.pair(student_boxes, teacher_boxes, names=("student_boxes", "teacher_boxes"))
     if student_boxes.dim() == 0 or student_boxes.size(-1) != 4:

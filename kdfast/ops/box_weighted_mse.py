@@ -1,6 +1,8 @@
-"""Location- and context-aware memory distillation (LCMD): imitation of a DETR encoder's memory, weighted by boxes.
+"""Location- and context-aware memory distillation (LCMD): imitation of a DETR encoder's memory, weighted by
+boxes.
 
-CLoCKDistill, arXiv 2502.10683 (WACV 2026); the weights are those of FGD's focal loss (CVPR 2022) without its attention.
+CLoCKDistill, arXiv 2502.10683 (WACV 2026); the weights are those of FGD's focal loss (CVPR 2022) without its
+attention.
 """
 
 from __future__ import annotations
@@ -46,9 +48,11 @@ def box_weighted_mse(
     beta: float = 1e-7,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Squared errors of an encoder's memory, weighed alpha / (box area) inside boxes and beta / (background) outside.
+    """Squared errors of an encoder's memory, weighed alpha / (box area) inside boxes and beta / (background)
+    outside.
 
-    Where boxes overlap the smallest wins. Areas and background are counted in cells, for each level and image.
+    Where boxes overlap the smallest wins. Areas and background are counted in cells, for each level and
+    image.
 
     Args:
         student, teacher: memories [B, N, D], N = sum(h w) over the levels. The student gets the gradient.
@@ -60,7 +64,8 @@ def box_weighted_mse(
     Returns:
         0-d, float32 (float64 if student or teacher is): summed over tokens and features, divided by B.
 
-    Raises TypeError, ValueError or RuntimeError for bad input; boxes with NaN or negative sizes ValueError on the CPU.
+    Raises TypeError, ValueError or RuntimeError for bad input; boxes with NaN or negative sizes ValueError
+    on the CPU.
     """
     _check_features.pair(student, teacher)
     _check_features.ndim("student", student, 3, "[batch, tokens, features]")

@@ -1,7 +1,9 @@
-"""One weight for every cell of a feature pyramid, from the boxes of an image: what box_weighted_mse multiplies errors by.
+"""One weight for every cell of a feature pyramid, from the boxes of an image: what box_weighted_mse
+multiplies errors by.
 
-Location and scale maps as in FGD (Yang et al., CVPR 2022) and CLoCKDistill (arXiv 2502.10683): a cell inside boxes weighs
-alpha / (cells of the smallest such box), a cell outside beta / (number of such cells of its level and image).
+Location and scale maps as in FGD (Yang et al., CVPR 2022) and CLoCKDistill (arXiv 2502.10683): a cell inside
+boxes weighs alpha / (cells of the smallest such box), a cell outside beta / (number of such cells of its
+level and image).
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ _SLACK = 1e-3  # of a cell: a corner this near a cell's border lies on it
 
 
 def cells(low: Tensor, high: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """First and last cell, of `size`, that an extent [low, high] in [0, 1] covers; at least one, within the grid."""
+    """First and last cell, of `size`, that an extent [low, high] in [0, 1] covers; at least one, within the
+    grid.
+    """
     first = torch.floor(low * size + _SLACK)
     last = torch.maximum(torch.ceil(high * size - _SLACK) - 1, first)
     # NaN, which only a GPU lets through, counts as 0: the result is defined.
@@ -33,7 +37,9 @@ def box_weights_reference(
     mask: Tensor | None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """The definition. boxes [sum(counts), 4] cxcywh, counts: boxes of each image, mask [B, N] bool -> [B, N]."""
+    """The definition. boxes [sum(counts), 4] cxcywh, counts: boxes of each image, mask [B, N] bool -> [B,
+    N].
+    """
     tokens = sum(h * w for h, w in shapes)
     kept = (
         torch.ones((len(counts), tokens), dtype=torch.bool, device=boxes.device)
@@ -84,14 +90,15 @@ def box_weights(
     """Weights [B, sum(h w)] of the cells of a pyramid's levels, from every image's boxes.
 
     Args:
-        boxes: B tensors [n, 4] in normalised cxcywh; n = 0 is allowed. Corners are taken in float32; a box covers the cells
-            floor(x1 W + 1e-3) ... ceil(x2 W - 1e-3) - 1, at least one, within the grid.
+        boxes: B tensors [n, 4] in normalised cxcywh; n = 0 is allowed. Corners are taken in float32; a box
+            covers the cells floor(x1 W + 1e-3) ... ceil(x2 W - 1e-3) - 1, at least one, within the grid.
         shapes: the levels' (h, w).
         alpha, beta: factors of the cells inside and outside boxes, 0 or above.
         mask: [B, sum(h w)], bool or float; cells with 0 get weight 0 and are not counted.
         dtype: float32 or float64, of the result.
 
-    Raises TypeError, ValueError or RuntimeError for bad input; boxes with NaN or negative sizes ValueError on the CPU.
+    Raises TypeError, ValueError or RuntimeError for bad input; boxes with NaN or negative sizes ValueError
+    on the CPU.
     """
     tokens = check_boxes(boxes, shapes)
     alpha, beta = _check_features.not_negative("alpha", alpha), _check_features.not_negative("beta", beta)

@@ -17,7 +17,8 @@ def channel_wise_kl_reference(student: Tensor, teacher: Tensor, *, temperature: 
 
 
 def channel_wise_kl(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Tensor:
-    """Mean over samples and channels of T^2 KL(softmax over positions), the `kl_div` kernel over joined (2, 3).
+    """Mean over samples and channels of T^2 KL(softmax over positions), the `kl_div` kernel over joined (2,
+    3).
 
     Args:
         student, teacher: maps or logits [B, C, H, W] of one shape. The student gets the gradient.

@@ -1,4 +1,6 @@
-"""Distillation of class-specific box deltas, old classes only: L_box of Dynamic Y-KD (arXiv 2303.06015), from ILOD and MMA."""
+"""Distillation of class-specific box deltas, old classes only: L_box of Dynamic Y-KD (arXiv 2303.06015),
+from ILOD and MMA.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from kdfast.ops._features import attached_zero
 
 
 def class_box_l2_reference(student: Tensor, teacher: Tensor) -> Tensor:
-    """The definition: the mean over proposals and over classes 1 ... K-1 of the squared distance of four deltas."""
+    """The definition: the mean over proposals and over classes 1 ... K-1 of the squared distance of four
+    deltas.
+    """
     compute = compute_type(student, teacher)
     old = teacher.size(1)
     if student.size(0) == 0 or old < 2:
@@ -36,7 +40,9 @@ def class_box_l2(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def check_old_classes(student: object, teacher: object, ndim: int, meaning: str) -> None:
-    """Alike but for classes (dim 1), of which the student may have more: TypeError, ValueError, RuntimeError."""
+    """Alike but for classes (dim 1), of which the student may have more: TypeError, ValueError,
+    RuntimeError.
+    """
     _check.floating("student", student)
     _check.floating("teacher", teacher)
     _check_features.ndim("student", student, ndim, meaning)

@@ -29,7 +29,8 @@ def class_sums(features: Tensor, target: Tensor, num_classes: int) -> tuple[Tens
     Returns:
         sums [K, D], float32 (float64 for float64 features), and counts [K], int64.
 
-    Raises TypeError, ValueError or RuntimeError for bad input; a class out of range raises ValueError on the CPU.
+    Raises TypeError, ValueError or RuntimeError for bad input; a class out of range raises ValueError on the
+    CPU.
     """
     _check.floating("features", features)
     _check_features.ndim("features", features, 2, "[rows, features]")

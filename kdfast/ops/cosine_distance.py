@@ -1,4 +1,6 @@
-"""Cosine distance between features: 1 - cos, as half the squared distance of normalised vectors (accurate near 0)."""
+"""Cosine distance between features: 1 - cos, as half the squared distance of normalised vectors (accurate
+near 0).
+"""
 
 from __future__ import annotations
 
@@ -29,9 +31,11 @@ def cosine_distance(
     eps: float = 1e-6,
     reduction: str = "mean",
 ) -> Tensor:
-    """1 - cos(student, teacher) along `dim` (as in DistilBERT, arXiv 1910.01108, and TinyViT-style feature distillation).
+    """1 - cos(student, teacher) along `dim` (as in DistilBERT, arXiv 1910.01108, and TinyViT-style feature
+    distillation).
 
-    Args, returns and errors are those of `normalized_mse` without centring. A side with a norm at or below eps counts as
+    Args, returns and errors are those of `normalized_mse` without centring. A side with a norm at or below
+    eps counts as
     the zero vector: such a row's value is 1/2 (0 if both are), its gradient 0 if the student is that side.
     """
     return normalized_mse(student, teacher, dim=dim, eps=eps, reduction=reduction) / 2

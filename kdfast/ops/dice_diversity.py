@@ -30,8 +30,8 @@ def dice_diversity_reference(masks: Tensor, *, form: str = "ratio_of_sums") -> T
 def dice_diversity(masks: Tensor, *, form: str = "ratio_of_sums") -> Tensor:
     """Dice overlap of every sample's masks with one another; 0 where nothing overlaps.
 
-    "ratio_of_sums": sum_{i != j} 2 M_i.M_j over sum_{i, j} halves of |M_i|^2 + |M_j|^2, as the paper prints it; through
-    column sums it is (|sum_m M_m|^2 - sum_m |M_m|^2) / sum_m |M_m|^2. Identical masks give M - 1.
+    "ratio_of_sums": sum_{i != j} 2 M_i.M_j over sum_{i, j} halves of |M_i|^2 + |M_j|^2, as the paper prints
+    it; through column sums it is (|sum_m M_m|^2 - sum_m |M_m|^2) / sum_m |M_m|^2. Identical masks give M - 1.
     "pairwise_mean": the mean over i != j of 2 M_i.M_j / (|M_i|^2 + |M_j|^2). Identical masks give 1.
 
     Args:
@@ -39,7 +39,8 @@ def dice_diversity(masks: Tensor, *, form: str = "ratio_of_sums") -> Tensor:
         form: which of the two.
 
     Returns:
-        0-d, float32 (float64 for float64 masks): the mean over the batch. 0 for M = 1, for masks of zeros, for B = 0.
+        0-d, float32 (float64 for float64 masks): the mean over the batch. 0 for M = 1, for masks of zeros,
+        for B = 0.
 
     Raises TypeError or ValueError for bad input, before anything runs.
     """

@@ -17,7 +17,9 @@ from kdfast.ops.weighted_mse import weighted_mse, weighted_mse_reference
 
 
 def attention(x: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Spatial [B, HW] and channel [B, C] attention of maps [B, C, HW]: N softmax(mean |x| / T) over the N entries."""
+    """Spatial [B, HW] and channel [B, C] attention of maps [B, C, HW]: N softmax(mean |x| / T) over the N
+    entries.
+    """
     size = x.abs()
     spatial, channel = size.mean(1), size.mean(2)
     return (
@@ -67,10 +69,12 @@ def fgd_loss(
     beta: float = 5e-4,
     gamma: float = 1e-3,
 ) -> Tensor:
-    """Squared errors weighed by the teacher's attention, apart for foreground and background, and L1 between attentions.
+    """Squared errors weighed by the teacher's attention, apart for foreground and background, and L1 between
+    attentions.
 
-    (1/B) sum over b, p, c of W_bp A_bp A_bc (t - s)^2 + gamma (|A_s - A_t|_1 by position + by channel), with W from
-    `box_weights` (alpha / smallest box, beta / background) and A the teacher's spatial and channel attention.
+    (1/B) sum over b, p, c of W_bp A_bp A_bc (t - s)^2 + gamma (|A_s - A_t|_1 by position + by channel), with
+    W from `box_weights` (alpha / smallest box, beta / background) and A the teacher's spatial and channel
+    attention.
 
     Args:
         student, teacher: maps [B, C, H, W] of one level. The student gets the gradient.

@@ -16,7 +16,9 @@ LEVELS = (4, 2, 1)
 
 
 def hcl_loss_reference(student: Tensor, teacher: Tensor) -> Tensor:
-    """The definition: MSE + 1/2 MSE of 4 x 4 pools + 1/4 of 2 x 2 ... over the sum of the weights; pools below H only."""
+    """The definition: MSE + 1/2 MSE of 4 x 4 pools + 1/4 of 2 x 2 ... over the sum of the weights; pools
+    below H only.
+    """
     compute = compute_type(student, teacher)
     s, t = student.to(compute), teacher.detach().to(compute)
     total, weights = F.mse_loss(s, t), 1.0

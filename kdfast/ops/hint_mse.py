@@ -23,7 +23,8 @@ def hint_mse_reference(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def hint_mse(student: Tensor, teacher: Tensor) -> Tensor:
-    """mean (student - teacher)^2 over features of any one shape, computed in float32 (float64) whatever the dtypes.
+    """mean (student - teacher)^2 over features of any one shape, computed in float32 (float64) whatever the
+    dtypes.
 
     Unlike F.mse_loss it takes mixed dtypes, never sums in half precision, and is 0 for an empty batch.
 

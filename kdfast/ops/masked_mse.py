@@ -1,7 +1,8 @@
 """Feature imitation under learned masks, spatial and by channel (ACAM-KD; the spatial form is MasKD's).
 
-Lan & Tian, "ACAM-KD: Adaptive and Cooperative Attention Masking for Knowledge Distillation", ICCV 2025, arXiv 2503.06307.
-With D = teacher - student everything goes through e_p = sum_c D_cp^2 and g_c = sum_p D_cp^2: no [B, M, C, H, W] tensor.
+Lan & Tian, "ACAM-KD: Adaptive and Cooperative Attention Masking for Knowledge Distillation", ICCV 2025,
+arXiv 2503.06307. With D = teacher - student everything goes through e_p = sum_c D_cp^2 and g_c = sum_p
+D_cp^2: no [B, M, C, H, W] tensor.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ def masked_mse(
     (HW sum_c M_mc + eps). Masks of ones give the mean squared error, masks of 0.5 half of it (up to eps).
 
     Args:
-        student, teacher: maps [B, C, H, W], any dtypes and layouts. The student gets a gradient, the teacher none.
+        student, teacher: maps [B, C, H, W], any dtypes and layouts. The student gets a gradient, the teacher
+            none.
         spatial: masks [B, M, H, W], not negative; get a gradient.
         channel: masks [B, M, C], not negative, another M allowed; get a gradient.
         eps: added to the denominators; 0 is allowed (a mask of zeros then counts 0).
@@ -91,7 +93,9 @@ def masked_mse(
 
 
 def _weights(masks: Tensor, count: int, eps: float) -> Tensor:
-    """What every squared error is multiplied by: mean_{b,m} of M^2 / (count * sum M + eps). [B, M, ...] -> [B, positions]."""
+    """What every squared error is multiplied by: mean_{b,m} of M^2 / (count * sum M + eps). [B, M, ...] ->
+    [B, positions].
+    """
     masks = masks.flatten(2)
     if masks.numel() == 0:
         return masks.sum(1)

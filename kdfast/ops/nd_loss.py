@@ -1,6 +1,8 @@
-"""The norm-and-direction loss on embeddings: align a student with its class's mean and let its norm grow to the teacher's.
+"""The norm-and-direction loss on embeddings: align a student with its class's mean and let its norm grow to
+the teacher's.
 
-Wang et al., "Improving Knowledge Distillation via Regularizing Feature Norm and Direction", ECCV 2024, arXiv 2305.17007.
+Wang et al., "Improving Knowledge Distillation via Regularizing Feature Norm and Direction", ECCV 2024, arXiv
+2305.17007.
 """
 
 from __future__ import annotations
@@ -85,10 +87,11 @@ def nd_loss(
     ignore_index: int = -100,
     reduction: str = "mean",
 ) -> Tensor:
-    """1 - <s, c_y/|c_y|> / max(|s|, |t|): pulls a student's embedding along its class's direction, up to the teacher's norm.
+    """1 - <s, c_y/|c_y|> / max(|s|, |t|): pulls a student's embedding along its class's direction, up to the
+    teacher's norm.
 
-    While |t| > |s| the gradient is -c/(|c| |t|): direction and norm. Else it is that of the cosine: the norm is let be. A
-    tie goes to the student (arXiv 2305.17007, the official code's `max`).
+    While |t| > |s| the gradient is -c/(|c| |t|): direction and norm. Else it is that of the cosine: the norm
+    is let be. A tie goes to the student (arXiv 2305.17007, the official code's `max`).
 
     Args:
         student: embeddings [B, D]; float64, float32, bfloat16 or float16. Gets the gradient.
@@ -101,10 +104,11 @@ def nd_loss(
         reduction: "mean" (sum / sum of the counted rows' weights), "none", "sum" or "batchmean" (sum / B).
 
     Returns:
-        float32 (float64 if student or teacher is), 0-d or [B]. A row whose class mean has norm 0, or with s = t = 0, has
-        value 1 and gradient 0, and counts.
+        float32 (float64 if student or teacher is), 0-d or [B]. A row whose class mean has norm 0, or with s
+        = t = 0, has value 1 and gradient 0, and counts.
 
-    Raises TypeError, ValueError or RuntimeError for bad input; a class out of range raises ValueError on the CPU.
+    Raises TypeError, ValueError or RuntimeError for bad input; a class out of range raises ValueError on the
+    CPU.
     """
     _check_features.pair(student, teacher)
     _check_features.ndim("student", student, 2, "[batch, features]")
@@ -149,7 +153,7 @@ def nd_loss(
     )[0]
 
 
-# ---- Fake kernels --------------------------------------------------------------------------------------------
+# ---- Fake kernels ----------------------------------------------------------------------------------------
 
 
 def _fake(student, teacher, class_means, target, mask, ignore_index, reduction, with_grad):

@@ -1,7 +1,8 @@
 """Squared distance of normalised features, plain or with the spatial mean removed: the two views of ScaleKD.
 
-Fan et al., "ScaleKD: Strong Vision Transformers Could Be Excellent Teachers", NeurIPS 2024, arXiv 2411.06786. Its
-"alternative view" (DCT, zero the constant coefficient, inverse DCT) is exactly the subtraction of the spatial mean.
+Fan et al., "ScaleKD: Strong Vision Transformers Could Be Excellent Teachers", NeurIPS 2024, arXiv
+2411.06786. Its "alternative view" (DCT, zero the constant coefficient, inverse DCT) is exactly the
+subtraction of the spatial mean.
 """
 
 from __future__ import annotations
@@ -91,12 +92,13 @@ def normalized_mse(
     """|s/max(|s|, eps) - t/max(|t|, eps)|^2 a row, the norms along `dim`: 2 - 2 cos where neither is tiny.
 
     Args:
-        student, teacher: features of one shape, any dtypes and strides: maps [B, C, H, W] with dim=1, tokens [B, L, C]
-            with dim=-1. The student gets the gradient.
+        student, teacher: features of one shape, any dtypes and strides: maps [B, C, H, W] with dim=1, tokens
+            [B, L, C] with dim=-1. The student gets the gradient.
         dim: the dimension that is normalised, or a tuple of them that are joined.
         center: subtract the mean over every dimension but 0 and `dim` first (an accurate two-pass mean).
         eps: smallest norm that is divided by. A row with a norm at or below it gets no gradient.
-        reduction: "batchmean" (sum / student.size(0)), "none" (the student's shape without `dim`), "sum" or "mean".
+        reduction: "batchmean" (sum / student.size(0)), "none" (the student's shape without `dim`), "sum" or
+            "mean".
 
     Returns:
         float32 (float64 if an input is float64), 0-d or one value per row.
@@ -115,7 +117,9 @@ def normalized_mse(
     code = _check.reduction(reduction)
     kernels = backend.of(student, "normalized_mse")
     if kernels == "reference" or student.numel() == 0:
-        return normalized_mse_reference(student, teacher, dim=dims, center=center, eps=eps, reduction=reduction)
+        return normalized_mse_reference(
+            student, teacher, dim=dims, center=center, eps=eps, reduction=reduction
+        )
     rows = [n for d, n in enumerate(student.shape) if d not in dims]
     scale = {"mean": 1 / math.prod(rows), "batchmean": 1 / student.size(0)}.get(reduction, 1.0)
     with_grad = (
@@ -137,7 +141,7 @@ def _samples(x: Tensor, dims: Sequence[int]) -> Tensor:
     return x.unsqueeze(1) if x.dim() == 2 else x.flatten(1, -2)
 
 
-# ---- Fake kernels --------------------------------------------------------------------------------------------
+# ---- Fake kernels ----------------------------------------------------------------------------------------
 
 
 def _fake(student, teacher, center, eps, scale, reduce, with_grad):
@@ -148,4 +152,6 @@ def _fake(student, teacher, center, eps, scale, reduce, with_grad):
 
 if backend.reason_against("native", "cpu") is None:
     torch.library.register_fake("kdfast::normalized_mse", _fake)
-    torch.library.register_fake("kdfast::normalized_mse_backward", lambda up, student, *_: torch.empty_like(student))
+    torch.library.register_fake(
+        "kdfast::normalized_mse_backward", lambda up, student, *_: torch.empty_like(student)
+    )

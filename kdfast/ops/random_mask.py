@@ -1,8 +1,10 @@
-"""Multiplies features by a random mask that is never in memory: the masking of masked generative distillation (MGD).
+"""Multiplies features by a random mask that is never in memory: the masking of masked generative
+distillation (MGD).
 
-Yang et al., "Masked Generative Distillation", ECCV 2022, arXiv 2205.01529, eqs. 1 and 4. The numbers are those of Philox
-4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011), keyed by a seed, counted by an offset and the
-mask's index; so forward, backward and every backend agree, and nothing is drawn on the host.
+Yang et al., "Masked Generative Distillation", ECCV 2022, arXiv 2205.01529, eqs. 1 and 4. The numbers are
+those of Philox 4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011), keyed by a
+seed, counted by an offset and the mask's index; so forward, backward and every backend agree, and nothing is
+drawn on the host.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ _ADVANCE = (0x9E3779B9, 0xBB67AE85)
 
 
 def philox(index: Tensor, state: Tensor) -> Tensor:
-    """First 32-bit word of Philox4x32-10 as int64: counter (index, offset), key seed. state: int64 [seed, offset]."""
+    """First 32-bit word of Philox4x32-10 as int64: counter (index, offset), key seed. state: int64 [seed,
+    offset].
+    """
     counter = [index & _WORD, (index >> 32) & _WORD, state[1] & _WORD, (state[1] >> 32) & _WORD]
     a, b, c, d = (x.expand_as(index) for x in counter)
     low, high = state[0] & _WORD, (state[0] >> 32) & _WORD
@@ -57,9 +61,10 @@ def random_mask(x: Tensor, ratio: float, *, over: str = "positions", state: Tens
     Args:
         x: [B, C, ...], any dtype and strides; gets the gradient.
         ratio: share that is dropped, in [0, 1].
-        over: "positions" drops all channels of a position (detection, segmentation: ratios 0.65, 0.75), "channels" all
-            positions of a channel (classification: 0.15).
-        state: int64 [2] on x's device, seed and offset; drawn by torch.randint if None, so torch.manual_seed decides.
+        over: "positions" drops all channels of a position (detection, segmentation: ratios 0.65, 0.75),
+            "channels" all positions of a channel (classification: 0.15).
+        state: int64 [2] on x's device, seed and offset; drawn by torch.randint if None, so torch.manual_seed
+            decides.
 
     Returns like x. Raises TypeError, ValueError or RuntimeError for bad input, before anything runs.
     """

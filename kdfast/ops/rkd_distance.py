@@ -31,7 +31,8 @@ def rkd_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """Huber loss between the batch's distance matrices, each divided by its mean; no [B, B, D] tensor.
 
     Args:
-        student: embeddings [B, ...], flattened; gets the gradient. Equal embeddings have distance 0 and no gradient.
+        student: embeddings [B, ...], flattened; gets the gradient. Equal embeddings have distance 0 and no
+            gradient.
         teacher: embeddings [B, ...] of any width; a constant.
 
     Returns 0-d, float32 (float64 if an input is): the mean over the B^2 pairs. 0 for B <= 1.

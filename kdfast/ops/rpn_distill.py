@@ -1,6 +1,8 @@
-"""Distillation of a region proposal network: filtered objectness and gated deltas, L_rpn of Dynamic Y-KD (arXiv 2303.06015).
+"""Distillation of a region proposal network: filtered objectness and gated deltas, L_rpn of Dynamic Y-KD
+(arXiv 2303.06015).
 
-From Faster-ILOD and MMA: only what the teacher holds for more of an object than the student does is distilled.
+From Faster-ILOD and MMA: only what the teacher holds for more of an object than the student does is
+distilled.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ def rpn_distill_reference(
     *,
     threshold: float = 0.1,
 ) -> tuple[Tensor, Tensor]:
-    """The definition. d = teacher - student logit: mean of max(d, 0)^2, and of [d > threshold] * |delta difference|^2."""
+    """The definition. d = teacher - student logit: mean of max(d, 0)^2, and of [d > threshold] * |delta
+    difference|^2.
+    """
     compute = compute_type(student_logits, teacher_logits)
     if student_logits.numel() == 0:
         return attached_zero(student_logits, compute), attached_zero(student_deltas, compute)
@@ -39,16 +43,18 @@ def rpn_distill(
     *,
     threshold: float = 0.1,
 ) -> tuple[Tensor, Tensor]:
-    """Filtered L2 of objectness logits and L2 of box deltas, gated by anchors whose objectness the teacher rates higher.
+    """Filtered L2 of objectness logits and L2 of box deltas, gated by anchors whose objectness the teacher
+    rates higher.
 
     Args:
-        student_logits, teacher_logits: raw objectness [B, A, h, w] of one level. The student's get a gradient.
+        student_logits, teacher_logits: raw objectness [B, A, h, w] of one level. The student's get a
+            gradient.
         student_deltas, teacher_deltas: box deltas [B, 4 A, h, w], channel = 4 * anchor + coordinate.
         threshold: an anchor's deltas count where teacher - student objectness is above it.
 
     Returns:
-        (objectness, boxes), 0-d, float32 (float64 if an input is), each a mean over all B A h w anchors; the gate is a
-        constant. 0 where there is no anchor.
+        (objectness, boxes), 0-d, float32 (float64 if an input is), each a mean over all B A h w anchors; the
+        gate is a constant. 0 where there is no anchor.
 
     Raises TypeError, ValueError or RuntimeError for bad input, before anything runs.
     """

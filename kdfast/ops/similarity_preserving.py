@@ -1,4 +1,5 @@
-"""Similarity-preserving distillation (SP): samples that look alike to the teacher shall look alike to the student.
+"""Similarity-preserving distillation (SP): samples that look alike to the teacher shall look alike to the
+student.
 
 Tung & Mori, "Similarity-Preserving Knowledge Distillation", ICCV 2019, arXiv 1907.09682.
 """

@@ -1,4 +1,6 @@
-"""Soft binary cross-entropy between mask logits, old classes only: L_mask of Dynamic Y-KD (arXiv 2303.06015), from MMA."""
+"""Soft binary cross-entropy between mask logits, old classes only: L_mask of Dynamic Y-KD (arXiv
+2303.06015), from MMA.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from kdfast.ops.class_box_l2 import check_old_classes
 
 
 def soft_bce_reference(student: Tensor, teacher: Tensor) -> Tensor:
-    """The definition: the mean of max(x, 0) - x y + log1p(e^-|x|), y = sigmoid(teacher): finite for saturated targets."""
+    """The definition: the mean of max(x, 0) - x y + log1p(e^-|x|), y = sigmoid(teacher): finite for
+    saturated targets.
+    """
     compute = compute_type(student, teacher)
     if student.numel() == 0:
         return attached_zero(student, compute)
@@ -20,7 +24,8 @@ def soft_bce_reference(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def soft_bce(student: Tensor, teacher: Tensor) -> Tensor:
-    """Binary cross-entropy of mask logits against sigmoid(teacher), the mean over [R, K, H, W], background included.
+    """Binary cross-entropy of mask logits against sigmoid(teacher), the mean over [R, K, H, W], background
+    included.
 
     Args:
         student: logits [R, K + new, H, W]; gets the gradient, 0 for new classes.

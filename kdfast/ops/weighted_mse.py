@@ -1,9 +1,11 @@
-"""Sums of squared errors under weights of positions and of channels: the kernel below the losses on feature maps.
+"""Sums of squared errors under weights of positions and of channels: the kernel below the losses on feature
+maps.
 
     value_position = sum_{b,p} a_bp e_bp,   e_bp = sum_c v_bc (t - s)_bpc^2
     value_channel  = sum_{b,c} b_bc g_bc,   g_bc = sum_p (t - s)_bpc^2
 
-One pass over student and teacher gives both, the errors e and g (the gradients of a and b) and the student's gradient.
+One pass over student and teacher gives both, the errors e and g (the gradients of a and b) and the student's
+gradient.
 """
 
 from __future__ import annotations
@@ -47,8 +49,9 @@ def weighted_mse_reference(
 class WeightedMSE(torch.autograd.Function):
     """The ops weighted_mse, weighted_mse_backward and weighted_mse_redo_ of a backend.
 
-    The student's gradient is made in the forward pass as if both upstream gradients were one number, which they are where
-    the two losses are added up. Whether they are is seen in the backward pass on the device: if not, it is made again.
+    The student's gradient is made in the forward pass as if both upstream gradients were one number, which
+    they are where the two losses are added up. Whether they are is seen in the backward pass on the device:
+    if not, it is made again.
     """
 
     generate_vmap_rule = True
@@ -107,15 +110,16 @@ def weighted_mse(
     """Squared errors summed under a weight for each position, and under a weight for each channel.
 
     Args:
-        student, teacher: [B, P, C] (tokens; a map's view is `x.flatten(2).mT`), any dtypes and strides. The student gets a
-            gradient.
+        student, teacher: [B, P, C] (tokens; a map's view is `x.flatten(2).mT`), any dtypes and strides. The
+            student gets a gradient.
         position: weights [B, P]; get a gradient.
         channel: weights [B, C]; get a gradient.
         gain: [B, C], multiplies the squared errors of the first sum by channel; a constant.
 
     Returns:
-        (sum of position * gain * squared errors, sum of channel * squared errors), 0-d, float32 (float64 if student or
-        teacher is); 0 for absent weights. A weight of 0 drops what it belongs to: NaN there is harmless.
+        (sum of position * gain * squared errors, sum of channel * squared errors), 0-d, float32 (float64 if
+        student or teacher is); 0 for absent weights. A weight of 0 drops what it belongs to: NaN there is
+        harmless.
 
     Raises TypeError, ValueError or RuntimeError for bad input, before anything runs.
     """
@@ -137,7 +141,9 @@ def weighted_mse(
     if kernels == "reference":
         return weighted_mse_reference(student, teacher, position=position, channel=channel, gain=gain)
     compute = compute_type(student, teacher)
-    position, channel, gain = (None if x is None else x.to(compute).contiguous() for x in (position, channel, gain))
+    position, channel, gain = (
+        None if x is None else x.to(compute).contiguous() for x in (position, channel, gain)
+    )
     with_grad = (
         student.requires_grad
         and torch.is_grad_enabled()
@@ -151,7 +157,7 @@ def weighted_mse(
     return by_position, by_channel
 
 
-# ---- Fake kernels --------------------------------------------------------------------------------------------
+# ---- Fake kernels ----------------------------------------------------------------------------------------
 
 
 def _fake(student, teacher, position, channel, gain, with_grad):
@@ -165,5 +171,7 @@ def _fake(student, teacher, position, channel, gain, with_grad):
 
 if backend.reason_against("native", "cpu") is None:
     torch.library.register_fake("kdfast::weighted_mse", _fake)
-    torch.library.register_fake("kdfast::weighted_mse_backward", lambda u, w, student, *_: torch.empty_like(student))
+    torch.library.register_fake(
+        "kdfast::weighted_mse_backward", lambda u, w, student, *_: torch.empty_like(student)
+    )
     torch.library.register_fake("kdfast::weighted_mse_redo_", lambda *_: None)
