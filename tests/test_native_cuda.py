@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from native import feature_runs, kernels, oracle
+from native import kernels, oracle
 from native.arrays import (
     LAYOUTS,
     ROUNDING,
@@ -290,16 +290,3 @@ def test_scale_grad(native, dtype, factor_dtype, factor):
         np.testing.assert_allclose(numbers(grad), numbers(expected), rtol=2 * ROUNDING[dtype])
         if factor == 1.0:
             np.testing.assert_array_equal(grad, expected)
-
-
-def test_every_kernel_has_run(native):
-    """Every __global__ function of csrc/cuda runs to its end on the emulated device."""
-    for name in kernels.DIVERGENCES:
-        check(native, Case(name))
-    value = np.ones(9000, np.float32)
-    native.reduce_rows(value, value.copy(), filled((1,), "float32"), filled((1,), "float32"), reduction=1)
-    native.sum_mask(value, filled((1,), "float32"))
-    native.scale_grad(value, np.ones(1, np.float32))
-    feature_runs.run_all(native)
-    run_names = {name.split("<")[0].split("::")[-1] for name in native.kernels_run()}
-    assert set(kernels.KERNELS) <= run_names

@@ -86,7 +86,7 @@ class Options(RunOptions):
         if self.data == "sklearn":
             return
         try:
-            digits.load("mnist")
+            digits.fetch_mnist()
             self.data = "mnist"
         except DataUnavailable as error:
             if self.data == "mnist":

@@ -54,7 +54,13 @@ def weighted_mse(native, student, teacher, *, position=None, channel=None, gain=
     kind = _compute(student, teacher)
     block = 2048 if student.stride(1) == 1 and student.stride(2) != 1 else 64
     grad = nothing(student) if grad is None else grad
-    weights = {"position": raw(position), "channel": raw(channel), "gain": raw(gain), "grad": raw(grad), "block": block}
+    weights = {
+        "position": raw(position),
+        "channel": raw(channel),
+        "gain": raw(gain),
+        "grad": raw(grad),
+        "block": block,
+    }
     if upstream is not None:
         ups = [np.array([u], kind) for u in upstream]
         native.weighted_mse(raw(student), raw(teacher), **weights, upstream_position=ups[0], upstream_channel=ups[1],

@@ -1,22 +1,27 @@
-"""What there is to run: the CUDA kernels of csrc, the divergences, and the sizes that are hard on kernels."""
+"""What there is to run: the CUDA kernels, the divergences, and the sizes that are hard on kernels."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-CUDA = Path(__file__).resolve().parents[2] / "csrc" / "cuda"
-SOURCES = sorted(p for p in CUDA.iterdir() if p.suffix in (".cu", ".cuh"))
+HERE = Path(__file__).resolve().parent
+CUDA = HERE.parents[1] / "csrc" / "cuda"
+PLANTED = HERE / "planted"
+_KERNEL = r"__global__\s+void\s+(?:__launch_bounds__\((?:[^()]|\([^()]*\))*\)\s+)?(\w+)\s*\("
 
 
-def _found(pattern: str) -> list[str]:
-    return sorted(
-        {name for source in SOURCES for name in re.findall(pattern, source.read_text(), re.MULTILINE)}
-    )
+def kernels_by_file(folder: Path) -> dict[str, list[str]]:
+    """The __global__ functions of each .cu and .cuh file that has any."""
+    sources = sorted(p for p in folder.iterdir() if p.suffix in (".cu", ".cuh"))
+    found = {p.name: re.findall(_KERNEL, p.read_text()) for p in sources}
+    return {name: names for name, names in found.items() if names}
 
 
-KERNELS = _found(r"__global__\s+void\s+(?:__launch_bounds__\((?:[^()]|\([^()]*\))*\)\s+)?(\w+)\s*\(")
-DIVERGENCES = _found(r"^KD_CUDA_DIVERGENCE\((\w+)")
+KERNELS = sorted(name for names in kernels_by_file(CUDA).values() for name in names)
+DIVERGENCES = sorted(
+    name for p in CUDA.glob("*.cu") for name in re.findall(r"^KD_CUDA_DIVERGENCE\((\w+)", p.read_text(), re.M)
+)
 
 # Around a lane's pack, a warp, a block; then teams of a block.
 COLUMNS = (1, 2, 7, 8, 9, 31, 32, 33, 255, 256, 257, 1000)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import safetensors.torch
+import torch
 import yaml
 
 from kdfast.cli import main
@@ -74,6 +75,14 @@ def test_student_and_distilled_start_alike(straight):
     alone, distilled = first["student-0"], first["distilled-0"]
     assert alone["terms"]["task"] != distilled["terms"]["task"]
     assert alone["lr"] == distilled["lr"] and alone["step"] == distilled["step"]
+
+
+def test_checkpoint_holds_the_progress_and_not_the_teacher(straight):
+    checkpoint = straight / "checkpoint" / "distilled-0.ckpt"
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    steps = -(-len(digits.load("sklearn").train) // kd.Options().batch_size)
+    assert state["network.progress"].item() == pytest.approx(3 - 1 / steps)  # warm-ups count in epochs
+    assert not any("teacher" in name for name in state)
 
 
 def test_report_names_all_three(straight):

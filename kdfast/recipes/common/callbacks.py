@@ -74,28 +74,25 @@ class AtomicCheckpoints(TorchCheckpointIO):
     """Lightning's checkpoint files, written to a temporary name, flushed and renamed; see folder.py."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        whole = (
-            io.BytesIO()
-        )  # torch.save into a file that fails half-way ends in C++ errors instead of OSError
+        whole = io.BytesIO()  # a file that fails half-way through torch.save ends in a C++ error, no OSError
         torch.save(checkpoint, whole)
         with replacing(Path(path)) as file:
             file.write(whole.getbuffer())
 
 
+_UNREADABLE = (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError)
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The state that `SaveEpochs` wrote, on the CPU. Raises UserError where the file is damaged."""
+    """The state that `SaveEpochs` wrote, on the CPU: tensors and plain types, no code is run.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         state["epoch"], state["state_dict"]
-    except (
-        OSError,
-        RuntimeError,
-        EOFError,
-        KeyError,
-        TypeError,
-        ValueError,
-        pickle.UnpicklingError,
-    ) as error:
+    except _UNREADABLE as error:
         raise UserError(f"checkpoint {path} cannot be read; delete it to train this stage again") from error
     return state
 
@@ -105,5 +102,7 @@ def load_weights(module: LightningModule, weights: dict[str, torch.Tensor], path
     try:
         module.load_state_dict(weights)
     except RuntimeError as error:
-        first = str(error).strip().splitlines()[1 if "\n" in str(error).strip() else 0].strip()
-        raise UserError(f"checkpoint {path} does not fit this model: {first}") from error
+        lines = str(error).strip().splitlines()  # a heading, then one line a misfit
+        raise UserError(
+            f"checkpoint {path} does not fit this model: {lines[min(1, len(lines) - 1)].strip()}"
+        ) from error

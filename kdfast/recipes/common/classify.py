@@ -73,11 +73,8 @@ class Classifier(LightningModule):
         raise NotImplementedError
 
     def timed_parts(self) -> dict[str, nn.Module]:
-        """What the step clock times within the forward pass."""
-        return self._timed(**{self.role: self.network}, loss=self.task_loss)
-
-    def _timed(self, **parts: nn.Module) -> dict[str, nn.Module]:
-        return parts if self.augment is None else {"augment": self.augment, **parts}
+        """What the step clock times within the forward pass; subclasses add their networks and losses."""
+        return {} if self.augment is None else {"augment": self.augment}
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         images, target = batch
@@ -113,6 +110,9 @@ class Supervised(Classifier):
         self.role = role  # its name in the step times
         self.task_loss = nn.CrossEntropyLoss()
 
+    def timed_parts(self) -> dict[str, nn.Module]:
+        return super().timed_parts() | {self.role: self.network, "loss": self.task_loss}
+
     def losses(self, images: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         logits = self.network(images)
         loss = self.task_loss(logits, target)
@@ -129,10 +129,17 @@ class Distilled(Classifier):
         super().__init__(distiller, classes, optimize, **options)
 
     def timed_parts(self) -> dict[str, nn.Module]:
-        return self._timed(teacher=self.network.teacher, student=self.network.student, loss=self.network)
+        distiller = self.network
+        return super().timed_parts() | {
+            "teacher": distiller.teacher,
+            "student": distiller.student,
+            "loss": distiller,
+        }
+
+    def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
+        self.network.set_progress(self.current_epoch + batch_index / self.trainer.num_training_batches)
 
     def losses(self, images: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        self.network.set_progress(self.trainer.global_step / self.trainer.num_training_batches)
         out = self.network(images, target=target)
         terms = dict(out.terms)
         if self.network.task_loss is not None:  # the Distiller reports its terms only

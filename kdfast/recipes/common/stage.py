@@ -61,7 +61,7 @@ def train_stage(
         seed: of this stage, `options.seed` by default.
         draws: stages with equal `seed` and `draws` draw the same random numbers, so that a student alone and
             a distilled one start from the same weights and see the same images; `name` by default.
-        trainer_options: further arguments of lightning's Trainer, such as gradient_clip_val.
+        trainer_options: further or other arguments of lightning's Trainer, such as gradient_clip_val.
 
     Raises:
         UserError: the checkpoint cannot be read, belongs to another architecture, or cannot be written.
@@ -91,24 +91,23 @@ def _trainer(options: RunOptions, epochs: int, callbacks: list[Callback], more: 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     devices, nodes = layout(options.devices, options.nodes)
-    return Trainer(
-        accelerator="gpu" if options.device == "cuda" else options.device,
-        devices=devices,
-        num_nodes=nodes,
-        strategy="ddp" if devices * nodes > 1 else "auto",
-        precision=options.precision,
-        max_epochs=epochs,
-        callbacks=callbacks,
-        plugins=[AtomicCheckpoints()],
-        logger=False,
-        enable_checkpointing=True,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,  # EpochData shares the samples out
-        num_sanity_val_steps=0,
-        deterministic="warn",
-        **more,
-    )
+    settings: dict[str, Any] = {
+        "accelerator": "gpu" if options.device == "cuda" else options.device,
+        "devices": devices,
+        "num_nodes": nodes,
+        "strategy": "ddp" if devices * nodes > 1 else "auto",
+        "precision": options.precision,
+        "max_epochs": epochs,
+        "callbacks": callbacks,
+        "plugins": [AtomicCheckpoints()],
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,  # EpochData shares the samples out
+        "num_sanity_val_steps": 0,
+        "deterministic": "warn",
+    }
+    return Trainer(**settings | more)
 
 
 def _fit(trainer: Trainer, module: LightningModule, data: EpochData, checkpoint: Path | None) -> None:
