@@ -1,13 +1,13 @@
-// Cross entropy of the target at temperature 1 and KL(p || q) at T, of one student: one set of maxima and sums serves both.
+// Cross entropy of the target at temperature 1 and KL(p || q) at T, of one student: one set of maxima and
+// sums serves both.
 //
-// With class weights w and label smoothing e:  ce = (1 - e) w_y n + e/C sum_c w_c (lse - s_c),  n = lse - s_y.
-// Gradient by s_c: (1 - e) w_y (q_c - [c = y]) + e/C (q_c sum w - w_c), and (q - p) of KL, each by its own factor.
-// param: label smoothing.
+// With class weights w and label smoothing e:  ce = (1 - e) w_y n + e/C sum_c w_c (lse - s_c),  n = lse -
+// s_y. Gradient by s_c: (1 - e) w_y (q_c - [c = y]) + e/C (q_c sum w - w_c), and (q - p) of KL, each by its
+// own factor. param: label smoothing.
 #pragma once
 
-#include "kl_div.h"
-
 #include "common/row_loss.h"
+#include "kl_div.h"
 
 namespace kd {
 namespace {
@@ -22,9 +22,9 @@ struct CrossEntropyKlDiv {
   // Sums at temperature 1, relative to the student's maximum.
   struct Hard {
     Target<A> target;
-    A sum;               // over all classes
-    A of_target;         // w_y
-    A weights, smooth;   // sum w_c, sum w_c (lse - s_c)
+    A sum;              // over all classes
+    A of_target;        // w_y
+    A weights, smooth;  // sum w_c, sum w_c (lse - s_c)
   };
 
   KD_FN static N weight_of(W& w, const RowLossArgs& args, typename W::Index i) {
@@ -35,7 +35,9 @@ struct CrossEntropyKlDiv {
   KD_FN static Hard hard(W& w, const RowLossArgs& args, A max, int64_t target) {
     const N maxima = spread<N>(max);
     N others = fill<N>(0);
-    w.each([&](auto i, N s, N) { others = others + select(w.is(i, target), fill<N>(0), exp_below(s - maxima)); });
+    w.each([&](auto i, N s, N) {
+      others = others + select(w.is(i, target), fill<N>(0), exp_below(s - maxima));
+    });
     const A rest = w.sum(others), logit = w.student(target);
     const Mass<A> mass = {max, rest + exp_below(logit - max)};
     Hard x = {target_of(mass, rest, logit), mass.sum, 1, 0, 0};
@@ -62,14 +64,17 @@ struct CrossEntropyKlDiv {
     const A smoothing = static_cast<A>(args.param[0]), each = smoothing / static_cast<A>(w.classes());
     A kl = 0;
     if (!w.wants_grad()) {
-      in_regime_of(pair.row, [&](auto regime) { kl = divergence<decltype(regime)::kNear>(w, pair.row, inverse_temperature); });
+      in_regime_of(pair.row, [&](auto regime) {
+        kl = divergence<decltype(regime)::kNear>(w, pair.row, inverse_temperature);
+      });
     } else {
       const A soft = factor[1] * scale * inverse_temperature;
       in_regime_of(pair.row, [&](auto regime) {
         gradient<decltype(regime)::kNear>(w, args, pair.row, x, target, factor[0], soft);
       });
     }
-    const A picked = x.of_target == A(0) || smoothing == A(1) ? A(0) : (A(1) - smoothing) * x.of_target * x.target.loss;
+    const A picked =
+        x.of_target == A(0) || smoothing == A(1) ? A(0) : (A(1) - smoothing) * x.of_target * x.target.loss;
     return {true, {picked + each * x.smooth, kl * scale}, {x.of_target, 1}};
   }
 
@@ -84,8 +89,8 @@ struct CrossEntropyKlDiv {
   }
 
   template <bool near>
-  KD_FN static void gradient(W& w, const RowLossArgs& args, const Row<A>& row, const Hard& x, int64_t target, A by,
-                             A soft) {
+  KD_FN static void gradient(W& w, const RowLossArgs& args, const Row<A>& row, const Hard& x, int64_t target,
+                             A by, A soft) {
     const A smoothing = static_cast<A>(args.param[0]), each = smoothing / static_cast<A>(w.classes());
     const A picked = (A(1) - smoothing) * x.of_target * by;
     const Row<N> rows = spread_row<N>(row);

@@ -1,14 +1,14 @@
 // Decoupled knowledge distillation: T^2 (alpha KL(P || Q) + beta KL(p^ || q^)).
 //
-// P, Q: the two-way distributions (target, all others); p^, q^: softmaxes over the others. With x the difference of the
-// log-odds of P and Q, log P_y/Q_y = log(P_y + P_n e^x) and log P_n/Q_n = log(P_n + P_y e^-x): near x = 0 by expm1 and
-// log1p, so that nothing cancels, elsewhere by log-sums, so that nothing overflows. Gradient by student / T:
-// target: alpha (Q_y - P_y); others: -alpha (Q_y - P_y) q^ + beta (q^ - p^). param: alpha, beta.
+// P, Q: the two-way distributions (target, all others); p^, q^: softmaxes over the others. With x the
+// difference of the log-odds of P and Q, log P_y/Q_y = log(P_y + P_n e^x) and log P_n/Q_n = log(P_n + P_y
+// e^-x): near x = 0 by expm1 and log1p, so that nothing cancels, elsewhere by log-sums, so that nothing
+// overflows. Gradient by student / T: target: alpha (Q_y - P_y); others: -alpha (Q_y - P_y) q^ + beta (q^ -
+// p^). param: alpha, beta.
 #pragma once
 
-#include "kl_div.h"
-
 #include "common/row_loss.h"
+#include "kl_div.h"
 
 namespace kd {
 namespace {
@@ -60,7 +60,8 @@ struct DkdLoss {
     const auto others = [&](auto i) { return !w.is(i, target); };
     const Pair<A> rest = pair_of_rows(w, inverse_temperature, target == 0 ? 1 : 0, others);
     const A s = w.student(target), t = w.teacher(target);
-    if ((impossible(s) && !rest.student_possible) || (impossible(t) && !rest.teacher_possible)) return uncounted_row<A>();
+    if ((impossible(s) && !rest.student_possible) || (impossible(t) && !rest.teacher_possible))
+      return uncounted_row<A>();
     const bool both = rest.student_possible && rest.teacher_possible;
     A student_sum = 0;
     const TwoWay<A> pair = of_target(w, args, rest, s, t, others, student_sum);
@@ -85,8 +86,8 @@ struct DkdLoss {
 
   // student_sum: sum over the others of e^{(s - max) / T}, 0 where none is possible.
   template <class Others>
-  KD_FN static TwoWay<A> of_target(W& w, const RowLossArgs& args, const Pair<A>& rest, A s, A t, Others others,
-                                   A& student_sum) {
+  KD_FN static TwoWay<A> of_target(W& w, const RowLossArgs& args, const Pair<A>& rest, A s, A t,
+                                   Others others, A& student_sum) {
     const A inverse_temperature = static_cast<A>(1 / args.temperature), infinity = -minus_infinity<A>();
     if (rest.student_possible && rest.teacher_possible && !impossible(s) && !impossible(t)) {
       student_sum = A(1) / rest.row.student_inverse_sum;
@@ -108,7 +109,8 @@ struct DkdLoss {
       if (impossible(logit)) return -infinity;
       return sum == A(0) ? infinity : (logit - max) * inverse_temperature - log(sum);
     };
-    return two_way_plain(odds(t, rest.row.teacher_max, teacher_sum), odds(s, rest.row.student_max, student_sum));
+    return two_way_plain(odds(t, rest.row.teacher_max, teacher_sum),
+                         odds(s, rest.row.student_max, student_sum));
   }
 
   template <bool near, class Others>

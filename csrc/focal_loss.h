@@ -1,6 +1,6 @@
-// f(-log p) for the target's probability p, f(n) = w u^gamma n with u = 1 - p (or, weight_in_pt, w n in n's place).
-// Gradient by logit c: f'(n) (q_c - [c = target]); u and q - 1 are sums over the other classes, never 1 - p.
-// param: gamma, weight_in_pt.
+// f(-log p) for the target's probability p, f(n) = w u^gamma n with u = 1 - p (or, weight_in_pt, w n in n's
+// place). Gradient by logit c: f'(n) (q_c - [c = target]); u and q - 1 are sums over the other classes, never
+// 1 - p. param: gamma, weight_in_pt.
 #pragma once
 
 #include "common/row_loss.h"
@@ -35,7 +35,8 @@ struct FocalLoss {
     if (impossible(mass.max)) return uncounted_row<A>();
     const N max = spread<N>(mass.max);
     N others = fill<N>(0);
-    w.each([&](auto i, N s, N) { others = others + select(w.is(i, target), fill<N>(0), exp_below(s - max)); });
+    w.each(
+        [&](auto i, N s, N) { others = others + select(w.is(i, target), fill<N>(0), exp_below(s - max)); });
     const Target<A> x = target_of(mass, w.sum(others), logit);
     const A weight = args.class_weight != nullptr ? static_cast<const A*>(args.class_weight)[target] : A(1);
     const A gamma = static_cast<A>(args.param[0]);
@@ -52,7 +53,8 @@ struct FocalLoss {
     if (w.wants_grad()) {
       const A slope = f.slope * factor[0];
       const N by = spread<N>(slope / mass.sum), at_target = spread<N>(-slope * x.rest);
-      w.each_grad([&](auto i, N s, N) { return select(w.is(i, target), at_target, exp_below(s - max) * by); });
+      w.each_grad(
+          [&](auto i, N s, N) { return select(w.is(i, target), at_target, exp_below(s - max) * by); });
     }
     return {true, {f.value, 0}, {1, 0}};
   }

@@ -18,7 +18,8 @@ struct SoftCrossEntropy {
     const A inverse_temperature = static_cast<A>(1 / args.temperature);
     const Mass<A> mass = student_mass(w, inverse_temperature, [&](auto i) { return w.all(i); });
     if (impossible(mass.max)) return uncounted_row<A>();
-    const N max = spread<N>(mass.max), inverse = spread<N>(inverse_temperature), lse = spread<N>(log(mass.sum));
+    const N max = spread<N>(mass.max), inverse = spread<N>(inverse_temperature),
+            lse = spread<N>(log(mass.sum));
     N value = fill<N>(0), total = fill<N>(0);
     w.each([&](auto, N s, N p) {
       value = value + select(p == fill<N>(0), fill<N>(0), p * (lse - (s - max) * inverse));

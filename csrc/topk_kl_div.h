@@ -1,9 +1,10 @@
 // KL(p || q) for a teacher that is known by k log-probabilities, q = softmax(student / T).
 //
-// bucket: the other classes are one class with p_r = 1 - sum p and q_r, which is summed over them and never 1 - the rest.
-// Value: the sum of p phi(-r) over the k + 1 classes, r = log p/q. Gradient by student / T: q - p on the k classes,
-// q (1 - p_r / q_r) elsewhere. renormalize: p / sum p, and 0 elsewhere, where the gradient is q.
-// param: 1 to renormalize; mass below param 1 is rounding; the same where q_r = 0 (from the dtype p came in).
+// bucket: the other classes are one class with p_r = 1 - sum p and q_r, which is summed over them and never 1
+// - the rest. Value: the sum of p phi(-r) over the k + 1 classes, r = log p/q. Gradient by student / T: q - p
+// on the k classes, q (1 - p_r / q_r) elsewhere. renormalize: p / sum p, and 0 elsewhere, where the gradient
+// is q. param: 1 to renormalize; mass below param 1 is rounding; the same where q_r = 0 (from the dtype p
+// came in).
 #pragma once
 
 #include "common/row_loss.h"
@@ -38,8 +39,8 @@ struct TopkKlDiv {
 
   // What the teacher's log-probabilities of a row say.
   struct Sparse {
-    A shift;      // subtracted from each of them: their logsumexp if they are renormalised
-    A log_rest;   // log p_r, -inf if there is no tail
+    A shift;     // subtracted from each of them: their logsumexp if they are renormalised
+    A log_rest;  // log p_r, -inf if there is no tail
   };
 
   KD_FN static bool read_sparse(W& w, const RowLossArgs& args, bool tail_possible, Sparse& out) {
@@ -68,9 +69,8 @@ struct TopkKlDiv {
     const bool counted = read_sparse(w, args, !impossible(rest.max), sparse);
     if (counted) {
       const A lse = log(mass.sum);
-      const A log_q_rest = impossible(rest.max)
-                               ? rest.max
-                               : log(rest.sum) + (rest.max - mass.max) * inverse_temperature - lse;
+      const A log_q_rest =
+          impossible(rest.max) ? rest.max : log(rest.sum) + (rest.max - mass.max) * inverse_temperature - lse;
       const Term<A> tail = divergence_term(sparse.log_rest, log_q_rest);
       const auto term = [&](int64_t c, A log_p) {
         return divergence_term(impossible(log_p) ? log_p : log_p - sparse.shift,

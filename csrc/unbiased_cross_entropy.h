@@ -1,5 +1,6 @@
-// -log of the target's probability, where classes 0 ... old (param 0) are one class, the background, which a row labelled
-// 0 has. Gradient: q - share of the target's group; inside the group -share (1 - Q), Q the group's probability.
+// -log of the target's probability, where classes 0 ... old (param 0) are one class, the background, which a
+// row labelled 0 has. Gradient: q - share of the target's group; inside the group -share (1 - Q), Q the
+// group's probability.
 #pragma once
 
 #include "common/row_loss.h"
@@ -29,11 +30,13 @@ struct UnbiasedCrossEntropy {
     N outside = fill<N>(0);
     w.each([&](auto i, N s, N) { outside = outside + select(in_group(i), fill<N>(0), exp_below(s - max)); });
     const A others = w.sum(outside);
-    // Relative to the row's maximum; 0 where the group lies far below it, which is why it has a maximum of its own.
+    // Relative to the row's maximum; 0 where the group lies far below it, which is why it has a maximum of
+    // its own.
     const A e = impossible(group.max) ? A(0) : group.sum * exp_below(group.max - mass.max);
-    const A value = e > A(0.125) * mass.sum
-                        ? log1p(others / e)
-                        : log(mass.sum) - (impossible(group.max) ? group.max : log(group.sum) + (group.max - mass.max));
+    const A value =
+        e > A(0.125) * mass.sum
+            ? log1p(others / e)
+            : log(mass.sum) - (impossible(group.max) ? group.max : log(group.sum) + (group.max - mass.max));
     if (w.wants_grad()) {
       const N group_max = spread<N>(reference(group.max)), by = spread<N>(factor[0] / mass.sum);
       const N inside = spread<N>(group.sum == A(0) ? A(0) : -others / mass.sum / group.sum * factor[0]);

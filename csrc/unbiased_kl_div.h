@@ -1,5 +1,6 @@
-// -1/K sum over the teacher's K classes of q log p~: q = softmax(teacher); p~ = softmax(student) with its classes from K on
-// added to class 0. Gradient: (p - q^) / K, where q^ spreads q_0 over {0, K ...} in proportion to p. param: K.
+// -1/K sum over the teacher's K classes of q log p~: q = softmax(teacher); p~ = softmax(student) with its
+// classes from K on added to class 0. Gradient: (p - q^) / K, where q^ spreads q_0 over {0, K ...} in
+// proportion to p. param: K.
 #pragma once
 
 #include "common/row_loss.h"
@@ -19,7 +20,9 @@ struct UnbiasedKlDiv {
     const auto in_group = [&](auto i) { return w.below(i, 1) | !w.below(i, known); };
     const Mass<A> mass = student_mass(w, A(1), [&](auto i) { return w.all(i); });
     N teacher_most = minus_infinity<N>();
-    w.each([&](auto i, N, N t) { teacher_most = larger(select(w.below(i, known), t, minus_infinity<N>()), teacher_most); });
+    w.each([&](auto i, N, N t) {
+      teacher_most = larger(select(w.below(i, known), t, minus_infinity<N>()), teacher_most);
+    });
     const A teacher_max = w.largest(teacher_most);
     if (impossible(mass.max) || impossible(teacher_max)) return uncounted_row<A>();
     const Mass<A> group = student_mass(w, A(1), in_group);

@@ -1,13 +1,14 @@
-// The family of losses that take a row of logits at a time: cross entropies, focal, DKD, sparse teachers, folded classes.
+// The family of losses that take a row of logits at a time: cross entropies, focal, DKD, sparse teachers,
+// folded classes.
 //
-// A formula is a struct whose `run` takes one row through its passes. It sees the row through a walker W, which is a
-// vector of neighbouring classes on the CPU and a team of threads on the GPU:
-//   w.each(body)        body(i, s, t) for every number i (a vector of class numbers) with student and teacher logits
-//   w.each_grad(body)   the same; what body returns is the gradient
-//   w.sum(x), w.largest(x)   over lanes or threads, as one scalar that all have
-//   w.student(c), w.teacher(c)   one class
-//   w.is(i, c), w.below(i, c)    masks: i == c, i < c
-// So each formula is one text for every device. Rows are recomputed in the backward pass: nothing is kept but the inputs.
+// A formula is a struct whose `run` takes one row through its passes. It sees the row through a walker W,
+// which is a vector of neighbouring classes on the CPU and a team of threads on the GPU:
+//   w.each(body)        body(i, s, t) for every number i (a vector of class numbers) with student and teacher
+//   logits w.each_grad(body)   the same; what body returns is the gradient w.sum(x), w.largest(x)   over
+//   lanes or threads, as one scalar that all have w.student(c), w.teacher(c)   one class w.is(i, c),
+//   w.below(i, c)    masks: i == c, i < c
+// So each formula is one text for every device. Rows are recomputed in the backward pass: nothing is kept but
+// the inputs.
 #pragma once
 
 #include "divergence.h"
@@ -17,27 +18,28 @@ namespace kd {
 constexpr int kMaxOutputs = 2;
 
 struct RowLossArgs {
-  RowShape shape;             // of the student
-  RowView student, teacher;   // teacher.data is null where the loss has none
-  RowView grad;               // data is null if no gradient is wanted
-  DType compute;              // type A
-  int64_t teacher_classes;    // may be fewer than the student's: the rest are padding
-  const int64_t* index;       // [rows, indices]: targets, or the classes of a sparse teacher; null if there are none
+  RowShape shape;            // of the student
+  RowView student, teacher;  // teacher.data is null where the loss has none
+  RowView grad;              // data is null if no gradient is wanted
+  DType compute;             // type A
+  int64_t teacher_classes;   // may be fewer than the student's: the rest are padding
+  const int64_t*
+      index;  // [rows, indices]: targets, or the classes of a sparse teacher; null if there are none
   int64_t indices;
-  int64_t ignore_index;       // a row with this target is dropped
-  const void* sparse;         // A [rows, indices]: log-probabilities of a sparse teacher
-  const void* class_weight;   // A [classes, padded to a multiple of 16] or null
-  const void* mask;           // A [rows] or null; 0 drops a row
-  const void* mask_sum;       // A [1] or null: the forward kernel's gradient is divided by it
-  void* row_value[kMaxOutputs];    // A [rows]
-  void* row_weight[kMaxOutputs];   // A [rows] or null
+  int64_t ignore_index;               // a row with this target is dropped
+  const void* sparse;                 // A [rows, indices]: log-probabilities of a sparse teacher
+  const void* class_weight;           // A [classes, padded to a multiple of 16] or null
+  const void* mask;                   // A [rows] or null; 0 drops a row
+  const void* mask_sum;               // A [1] or null: the forward kernel's gradient is divided by it
+  void* row_value[kMaxOutputs];       // A [rows]
+  void* row_weight[kMaxOutputs];      // A [rows] or null
   const void* upstream[kMaxOutputs];  // backward: A, one value or [rows]; null: forward
   int64_t upstream_stride[kMaxOutputs];
-  const void* norm[kMaxOutputs];      // backward: A [1]
+  const void* norm[kMaxOutputs];  // backward: A [1]
   double temperature;
-  double scale;               // T^2 or 1
+  double scale;  // T^2 or 1
   double param[3];
-  double grad_factor;         // forward: 1 / (rows or batch)
+  double grad_factor;  // forward: 1 / (rows or batch)
 };
 
 namespace {
@@ -65,7 +67,8 @@ KD_FN N spread(A x) {
   return N{} + x;
 }
 
-// What the gradient of each value is multiplied by in this row. False if by nothing: the gradient is 0 by selection.
+// What the gradient of each value is multiplied by in this row. False if by nothing: the gradient is 0 by
+// selection.
 template <class A>
 KD_FN bool row_factors(const RowLossArgs& args, int64_t row, A weight, int outputs, A* factor) {
   bool any = false;
@@ -118,7 +121,8 @@ struct Pair {
 };
 
 template <class W, class Wanted>
-KD_FN Pair<typename W::A> pair_of_rows(W& w, typename W::A inverse_temperature, int64_t first, Wanted wanted) {
+KD_FN Pair<typename W::A> pair_of_rows(W& w, typename W::A inverse_temperature, int64_t first,
+                                       Wanted wanted) {
   using N = typename W::N;
   using A = typename W::A;
   const N none = minus_infinity<N>();
@@ -137,16 +141,21 @@ KD_FN Pair<typename W::A> pair_of_rows(W& w, typename W::A inverse_temperature, 
     const auto in = wanted(i);
     add<false>(part, select(in, s, none), select(in, t, none), shifts, inverse);
   });
-  const Statistics<A> whole = {s_max, w.sum(part.student_sum), t_max, w.sum(part.teacher_sum), w.sum(part.excess),
+  const Statistics<A> whole = {s_max,
+                               w.sum(part.student_sum),
+                               t_max,
+                               w.sum(part.teacher_sum),
+                               w.sum(part.excess),
                                w.largest(part.distance)};
   return {finish(whole, shift), !impossible(s_max), !impossible(t_max)};
 }
 
 template <class N, class A>
 KD_FN Row<N> spread_row(const Row<A>& row) {
-  return {spread<N>(row.student_max), spread<N>(row.student_inverse_sum), spread<N>(row.teacher_max),
-          spread<N>(row.teacher_inverse_sum), spread<N>(row.shift), spread<N>(row.log_ratio), spread<N>(row.regime),
-          spread<N>(row.sum)};
+  return {spread<N>(row.student_max), spread<N>(row.student_inverse_sum),
+          spread<N>(row.teacher_max), spread<N>(row.teacher_inverse_sum),
+          spread<N>(row.shift),       spread<N>(row.log_ratio),
+          spread<N>(row.regime),      spread<N>(row.sum)};
 }
 
 // Calls body(constant) where constant.kNear tells the row's regime at compile time.
@@ -156,18 +165,21 @@ struct Regime {
 };
 template <class A, class Body>
 KD_FN void in_regime_of(const Row<A>& row, Body body) {
-  if (row.regime == A(kNear)) body(Regime<true>{});
-  else body(Regime<false>{});
+  if (row.regime == A(kNear))
+    body(Regime<true>{});
+  else
+    body(Regime<false>{});
 }
 
-// ---- One target among the classes ------------------------------------------------------------------------------------
+// ---- One target among the classes
+// ------------------------------------------------------------------------------------
 
 // -log of the target's probability and its parts, none of them a difference of nearly equal numbers.
 template <class A>
 struct Target {
-  A loss;   // -log p, +inf where the target cannot occur
-  A p;      // its probability
-  A rest;   // 1 - p
+  A loss;  // -log p, +inf where the target cannot occur
+  A p;     // its probability
+  A rest;  // 1 - p
 };
 
 // mass: over every class; others: the sum without the target, relative to the same maximum; at T = 1.

@@ -1,6 +1,8 @@
-// The ops of a loss on rows: schema, checks of contents, allocation, launch. A room's .cpp is one line: KD_ROW_LOSS_OP.
+// The ops of a loss on rows: schema, checks of contents, allocation, launch. A room's .cpp is one line:
+// KD_ROW_LOSS_OP.
 //
-//   name(student, teacher?, index?, sparse?, class_weight?, mask?, dim, temperature, scale, a, b, c, ignore_index,
+//   name(student, teacher?, index?, sparse?, class_weight?, mask?, dim, temperature, scale, a, b, c,
+//   ignore_index,
 //        reduction, with_grad) -> (value, second value, grad, norm, second norm)
 //   name_backward(upstream, second upstream?, norm, second norm, <the same inputs>, ...) -> grad
 //
@@ -27,8 +29,8 @@ inline DType compute_type(const RowLossInputs& in) {
   return wide ? DType::kFloat64 : DType::kFloat32;
 }
 
-// index holds class numbers: on the CPU they are looked at here, where an exception can leave; rows that are dropped may
-// hold anything.
+// index holds class numbers: on the CPU they are looked at here, where an exception can leave; rows that are
+// dropped may hold anything.
 template <class A>
 void check_index(const RowLossArgs& args, const char* name) {
   const A* mask = static_cast<const A*>(args.mask);
@@ -67,8 +69,10 @@ inline RowLossArgs row_loss_args(const RowLossInputs& in, const Tensor* grad, co
   args.param[0] = in.a, args.param[1] = in.b, args.param[2] = in.c;
 #ifdef KD_DEVICE_CPU
   if (args.index != nullptr) {
-    if (args.compute == DType::kFloat64) check_index<double>(args, index_name);
-    else check_index<float>(args, index_name);
+    if (args.compute == DType::kFloat64)
+      check_index<double>(args, index_name);
+    else
+      check_index<float>(args, index_name);
   }
 #else
   (void)index_name;
@@ -100,8 +104,11 @@ RowLossResult row_loss_forward(const K& kernels, int outputs, const char* index_
   std::vector<Tensor> value, weight, loss, norm;
   for (int o = 0; o < kMaxOutputs; ++o) {
     const bool used = o < outputs;
-    value.push_back(fresh(student, !used ? std::vector<int64_t>{0} : scalar ? std::vector<int64_t>{rows}
-                                                                          : row_sizes(student, in.dim), type));
+    value.push_back(fresh(student,
+                          !used    ? std::vector<int64_t>{0}
+                          : scalar ? std::vector<int64_t>{rows}
+                                   : row_sizes(student, in.dim),
+                          type));
     weight.push_back(fresh(student, {scalar && used ? rows : 0}, type));
     loss.push_back(scalar && used ? fresh(student, {}, type) : value[o]);
     norm.push_back(fresh(student, std::vector<int64_t>(used ? 0 : 1, 0), type));
@@ -145,41 +152,44 @@ Tensor row_loss_backward(const K& kernels, int outputs, const char* index_name, 
 
 }  // namespace kd
 
-#define KD_ROW_LOSS_OP(name, outputs, index_name)                                                                    \
-  KD_DECLARE_KERNELS(name, RowLossArgs)                                                                              \
-  namespace kd {                                                                                                     \
-  static RowLossResult name(const Tensor& student, const std::optional<Tensor>& teacher,                             \
-                            const std::optional<Tensor>& index, const std::optional<Tensor>& sparse,                 \
-                            const std::optional<Tensor>& class_weight, const std::optional<Tensor>& mask,            \
-                            const std::vector<int64_t>& dim, double temperature, double scale, double a, double b,   \
-                            double c, int64_t ignore_index, int64_t reduction, bool with_grad) {                     \
-    return row_loss_forward(KD_KERNELS(name), outputs, index_name,                                                   \
-                            {student, teacher, index, sparse, class_weight, mask, dim, temperature, scale, a, b, c,  \
-                             ignore_index},                                                                          \
-                            static_cast<Reduction>(reduction), with_grad);                                           \
-  }                                                                                                                  \
-  static Tensor name##_backward(const Tensor& upstream, const std::optional<Tensor>& second, const Tensor& norm,     \
-                                const Tensor& second_norm, const Tensor& student,                                    \
-                                const std::optional<Tensor>& teacher, const std::optional<Tensor>& index,            \
-                                const std::optional<Tensor>& sparse, const std::optional<Tensor>& class_weight,      \
-                                const std::optional<Tensor>& mask, const std::vector<int64_t>& dim,                  \
-                                double temperature, double scale, double a, double b, double c,                      \
-                                int64_t ignore_index) {                                                              \
-    return row_loss_backward(KD_KERNELS(name), outputs, index_name,                                                  \
-                             {student, teacher, index, sparse, class_weight, mask, dim, temperature, scale, a, b, c, \
-                              ignore_index},                                                                         \
-                             upstream, second, norm, second_norm);                                                   \
-  }                                                                                                                  \
-  }                                                                                                                  \
-  KD_SCHEMA(m) {                                                                                                     \
-    m.def(#name "(Tensor student, Tensor? teacher, Tensor? index, Tensor? sparse, Tensor? class_weight, "            \
-                "Tensor? mask, int[] dim, float temperature, float scale, float a, float b, float c, "               \
-                "int ignore_index, int reduction, bool with_grad) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");     \
-    m.def(#name "_backward(Tensor upstream, Tensor? second, Tensor norm, Tensor second_norm, Tensor student, "       \
-                "Tensor? teacher, Tensor? index, Tensor? sparse, Tensor? class_weight, Tensor? mask, int[] dim, "    \
-                "float temperature, float scale, float a, float b, float c, int ignore_index) -> Tensor");           \
-  }                                                                                                                  \
-  KD_IMPLEMENTATION(m) {                                                                                             \
-    m.impl(#name, TORCH_BOX(&kd::name));                                                                             \
-    m.impl(#name "_backward", TORCH_BOX(&kd::name##_backward));                                                      \
+#define KD_ROW_LOSS_OP(name, outputs, index_name)                                                           \
+  KD_DECLARE_KERNELS(name, RowLossArgs)                                                                     \
+  namespace kd {                                                                                            \
+  static RowLossResult name(const Tensor& student, const std::optional<Tensor>& teacher,                    \
+                            const std::optional<Tensor>& index, const std::optional<Tensor>& sparse,        \
+                            const std::optional<Tensor>& class_weight, const std::optional<Tensor>& mask,   \
+                            const std::vector<int64_t>& dim, double temperature, double scale, double a,    \
+                            double b, double c, int64_t ignore_index, int64_t reduction, bool with_grad) {  \
+    return row_loss_forward(KD_KERNELS(name), outputs, index_name,                                          \
+                            {student, teacher, index, sparse, class_weight, mask, dim, temperature, scale,  \
+                             a, b, c, ignore_index},                                                        \
+                            static_cast<Reduction>(reduction), with_grad);                                  \
+  }                                                                                                         \
+  static Tensor name##_backward(const Tensor& upstream, const std::optional<Tensor>& second,                \
+                                const Tensor& norm, const Tensor& second_norm, const Tensor& student,       \
+                                const std::optional<Tensor>& teacher, const std::optional<Tensor>& index,   \
+                                const std::optional<Tensor>& sparse,                                        \
+                                const std::optional<Tensor>& class_weight,                                  \
+                                const std::optional<Tensor>& mask, const std::vector<int64_t>& dim,         \
+                                double temperature, double scale, double a, double b, double c,             \
+                                int64_t ignore_index) {                                                     \
+    return row_loss_backward(KD_KERNELS(name), outputs, index_name,                                         \
+                             {student, teacher, index, sparse, class_weight, mask, dim, temperature, scale, \
+                              a, b, c, ignore_index},                                                       \
+                             upstream, second, norm, second_norm);                                          \
+  }                                                                                                         \
+  }                                                                                                         \
+  KD_SCHEMA(m) {                                                                                            \
+    m.def(#name                                                                                             \
+          "(Tensor student, Tensor? teacher, Tensor? index, Tensor? sparse, Tensor? class_weight, "         \
+          "Tensor? mask, int[] dim, float temperature, float scale, float a, float b, float c, "            \
+          "int ignore_index, int reduction, bool with_grad) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");  \
+    m.def(#name                                                                                             \
+          "_backward(Tensor upstream, Tensor? second, Tensor norm, Tensor second_norm, Tensor student, "    \
+          "Tensor? teacher, Tensor? index, Tensor? sparse, Tensor? class_weight, Tensor? mask, int[] dim, " \
+          "float temperature, float scale, float a, float b, float c, int ignore_index) -> Tensor");        \
+  }                                                                                                         \
+  KD_IMPLEMENTATION(m) {                                                                                    \
+    m.impl(#name, TORCH_BOX(&kd::name));                                                                    \
+    m.impl(#name "_backward", TORCH_BOX(&kd::name##_backward));                                             \
   }

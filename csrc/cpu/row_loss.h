@@ -1,5 +1,5 @@
-// Walks the rows of a loss on the CPU: a row's logits lie side by side in the compute type, in place or copied, padded to
-// whole vectors, and stay in the cache while the formula goes over them.
+// Walks the rows of a loss on the CPU: a row's logits lie side by side in the compute type, in place or
+// copied, padded to whole vectors, and stay in the cache while the formula goes over them.
 #pragma once
 
 #include <stdlib.h>
@@ -11,7 +11,8 @@
 namespace kd {
 namespace {
 
-constexpr int64_t kPadding = 64 / static_cast<int64_t>(sizeof(float));  // classes; a whole vector at every level
+constexpr int64_t kPadding =
+    64 / static_cast<int64_t>(sizeof(float));  // classes; a whole vector at every level
 
 template <class Number_>
 class RowWalker {
@@ -39,8 +40,9 @@ class RowWalker {
   void start(int64_t row) {
     row_ = row;
     student_ = fetch(args_.student, classes(), memory_, -__builtin_huge_val());
-    teacher_ = args_.teacher.data == nullptr ? student_
-                                             : fetch(args_.teacher, args_.teacher_classes, memory_ + padded_, padding_);
+    teacher_ = args_.teacher.data == nullptr
+                   ? student_
+                   : fetch(args_.teacher, args_.teacher_classes, memory_ + padded_, padding_);
     if (wants_grad()) start_grad(row);
   }
   // For a row that is not read.
@@ -69,7 +71,9 @@ class RowWalker {
   KD_FN void set_grad(int64_t c, A x) { grad_[c] = x; }
 
   // A vector of numbers kept per class, such as weights.
-  KD_FN N of_classes(const void* numbers, Index i) const { return load<N>(static_cast<const A*>(numbers) + i[0]); }
+  KD_FN N of_classes(const void* numbers, Index i) const {
+    return load<N>(static_cast<const A*>(numbers) + i[0]);
+  }
 
   KD_FN auto is(Index i, int64_t c) const { return i == static_cast<ScalarOfIndex>(c); }
   KD_FN auto below(Index i, int64_t c) const { return i < static_cast<ScalarOfIndex>(c); }
@@ -86,7 +90,8 @@ class RowWalker {
     return most;
   }
 
-  // ---- A sparse teacher: which classes it holds, and a loop over them ------------------------------------------------
+  // ---- A sparse teacher: which classes it holds, and a loop over them
+  // ------------------------------------------------
 
   KD_FN void hold(bool on) {
     for (int64_t k = 0; k < args_.indices; ++k) held_[index(k)] = on ? 1 : 0;
@@ -184,8 +189,8 @@ struct RowLossKernels {
 }  // namespace
 }  // namespace kd
 
-#define KD_CPU_ROW_LOSS(name, Formula)                                                                       \
-  extern "C" const kd::Kernels<kd::RowLossArgs> KD_JOIN(kd_, name, KD_LEVEL);                                \
-  const kd::Kernels<kd::RowLossArgs> KD_JOIN(kd_, name, KD_LEVEL) = {                                        \
-      kd::RowLossKernels<kd::Formula>::items, kd::RowLossKernels<kd::Formula>::forward,                      \
+#define KD_CPU_ROW_LOSS(name, Formula)                                                  \
+  extern "C" const kd::Kernels<kd::RowLossArgs> KD_JOIN(kd_, name, KD_LEVEL);           \
+  const kd::Kernels<kd::RowLossArgs> KD_JOIN(kd_, name, KD_LEVEL) = {                   \
+      kd::RowLossKernels<kd::Formula>::items, kd::RowLossKernels<kd::Formula>::forward, \
       kd::RowLossKernels<kd::Formula>::forward};

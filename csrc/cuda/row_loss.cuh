@@ -1,5 +1,5 @@
-// Walks the rows of a loss on the GPU: a warp or a block of threads takes a row, a thread every size()-th class of it.
-// Any dtypes and strides; a sparse teacher's classes are bits in shared memory.
+// Walks the rows of a loss on the GPU: a warp or a block of threads takes a row, a thread every size()-th
+// class of it. Any dtypes and strides; a sparse teacher's classes are bits in shared memory.
 #pragma once
 
 #include "../common/row_loss.h"
@@ -84,7 +84,8 @@ class RowWalker {
   }
   template <class Body>
   KD_DEVICE void each_grad(Body body) {
-    for (int64_t c = team_.rank(); c < classes(); c += team_.size()) set_grad(c, body(c, student(c), teacher(c)));
+    for (int64_t c = team_.rank(); c < classes(); c += team_.size())
+      set_grad(c, body(c, student(c), teacher(c)));
   }
   KD_DEVICE void set_grad(int64_t c, A x) {
     put_number(args_.grad, grad_at_ + c * args_.grad.class_stride, x);
@@ -204,7 +205,7 @@ void run_row_loss(const RowLossArgs& args, cudaStream_t stream) {
 }  // namespace
 }  // namespace kd
 
-#define KD_CUDA_ROW_LOSS(name, Formula)                                                       \
-  extern "C" void kd_##name##_cuda(const kd::RowLossArgs& args, int, void* stream) {          \
-    kd::run_row_loss<kd::Formula>(args, static_cast<cudaStream_t>(stream));                   \
+#define KD_CUDA_ROW_LOSS(name, Formula)                                              \
+  extern "C" void kd_##name##_cuda(const kd::RowLossArgs& args, int, void* stream) { \
+    kd::run_row_loss<kd::Formula>(args, static_cast<cudaStream_t>(stream));          \
   }
