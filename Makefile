@@ -9,7 +9,7 @@ SHELL := bash
 
 PYTHON ?= python3
 VENV := .venv
-OUT ?= runs/demo
+OUT ?=
 PYTEST_ARGS ?=
 CODE := git ls-files '*.h' '*.c' '*.cpp' '*.cu' '*.cuh'
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -17,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
-	echo "Variables: PYTHON (python3), OUT (demo's folder), PYTEST_ARGS, MAX_JOBS (compilers at a time),"
+	echo "Variables: PYTHON (python3), OUT (demo's folder, runs/kd), PYTEST_ARGS, MAX_JOBS (compilers at a time),"
 	echo "  KDFAST_CUDA_ARCHS (sm_80,sm_90,sm_100+PTX; fewer compile faster, off leaves CUDA out)"
 
 # constraints.txt is the whole environment. Its versions exist for Python 3.11 and later; 3.10 takes what pip
@@ -52,8 +52,8 @@ test: build  ## every test
 	@pytest $(PYTEST_ARGS)
 	TRITON_INTERPRET=1 pytest -k "triton-cpu" $(PYTEST_ARGS)
 
-demo: build  ## distil a student on handwritten digits, in a few minutes; see OUT/report.html
-	@kdfast distill kd --out $(OUT)
+demo: build  ## distil a student on handwritten digits, in a few minutes; see its report.html
+	@kdfast distill kd $(if $(OUT),--out $(OUT))
 
 bench: build  ## the benchmarks, into bench/results/<machine>
 	@kdfast bench

@@ -25,9 +25,10 @@ rm -rf "$WORK"
 mkdir -p "$SITE"
 
 # What is tested is what was installed, never the source tree: Python must not look into the current folder.
-export PYTHONPATH=$SITE PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1
+export PYTHONPATH=$SITE${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1
 
 # step NAME SECONDS COMMAND...: runs the command with a time limit, keeps its output in build/gpu/NAME.log.
+# The limit interrupts, as Ctrl-C does, so that pytest still writes what it has measured.
 step() {
   local name=$1 limit=$2 begun=$SECONDS status word
   shift 2
@@ -38,7 +39,7 @@ step() {
     return
   fi
   echo "== $name: $*"
-  timeout -k 10 $((limit < left ? limit : left)) "$@" 2>&1 </dev/null | tee "$WORK/$name.log"
+  timeout -s INT -k 10 $((limit < left ? limit : left)) "$@" 2>&1 </dev/null | tee "$WORK/$name.log"
   status=${PIPESTATUS[0]}
   case $status in
     0) word=passed ;;
@@ -53,21 +54,19 @@ step() {
 
 skip() { SUMMARY+=("$(printf '%-18s %-8s       %s' "$1" skipped "$2")"); }
 
+# A wheel is a zip file of a package folder, so that a Python without pip can install it too.
 install_wheel() {
-  local wheel
-  wheel=$(ls -t dist/kdfast-*-abi3-*.whl 2>/dev/null | head -n 1)
-  if [[ -z $wheel ]]; then
-    echo "dist/ holds no wheel"
-    return 1
-  fi
-  "$PYTHON" -m pip install -q --no-deps --no-index --target "$SITE" "$wheel" && echo "installed $wheel"
+  "$PYTHON" -m pip install -q --no-deps --no-index --target "$SITE" "$WHEEL" ||
+    "$PYTHON" -m zipfile -e "$WHEEL" "$SITE" || return
+  echo "installed $WHEEL"
 }
 
 build_here() {
   "$PYTHON" -m pip install -q --no-deps --no-build-isolation --target "$SITE" . && echo "built here"
 }
 export -f install_wheel build_here
-export SITE PYTHON
+WHEEL=$(ls -t dist/kdfast-*-abi3-*.whl 2>/dev/null | head -n 1)
+export SITE PYTHON WHEEL
 
 if ((DRY)); then
   GPU=dry-run DEVICE=cpu RESULTS=$WORK/results
@@ -87,14 +86,21 @@ else
   fi
 fi
 mkdir -p "$RESULTS"
-export KDFAST_BENCH_DEVICE=$DEVICE KDFAST_BENCH_RESULTS=$RESULTS
+export KDFAST_BENCH_DEVICE=$DEVICE
 
-step install 60 bash -c install_wheel || step build 240 bash -c build_here
+if [[ -n $WHEEL ]]; then
+  step install 60 bash -c install_wheel
+else
+  skip install "dist/ holds no wheel"
+  step build 240 bash -c build_here
+fi
 step info 60 "$PYTHON" -m kdfast
 
-PYTEST=("$PYTHON" -m pytest -q -p no:cacheprovider)
-KDFAST_BACKEND=native step test-native 150 "${PYTEST[@]}" tests -k "$DEVICE and not triton and not reference"
-KDFAST_BACKEND=triton step test-triton 150 "${PYTEST[@]}" tests -k "$DEVICE and triton"
+PYTEST=("$PYTHON" -m pytest -q -p no:cacheprovider --ignore-glob "tests/test_native_*")
+KDFAST_BACKEND=native step test-native 120 "${PYTEST[@]}" tests -m "not slow" \
+  -k "$DEVICE and not triton and not reference"
+KDFAST_BACKEND=triton step test-triton 120 "${PYTEST[@]}" tests -m "not slow" \
+  -k "$DEVICE and triton"
 
 # Without torch's caching allocator each tensor is an allocation of its own, so that overruns are seen.
 export PYTORCH_NO_CUDA_MEMORY_CACHING=1
@@ -104,13 +110,27 @@ for tool in memcheck racecheck synccheck; do
   elif ! command -v compute-sanitizer >/dev/null; then
     skip "$tool" "compute-sanitizer is not on the PATH"
   else
-    KDFAST_BACKEND=native step "$tool" 60 compute-sanitizer --tool "$tool" --error-exitcode 9 \
+    KDFAST_BACKEND=native step "$tool" 40 compute-sanitizer --tool "$tool" --error-exitcode 9 \
       "$PYTHON" -m kdfast --check
   fi
 done
 unset PYTORCH_NO_CUDA_MEMORY_CACHING
 
-step bench 200 "${PYTEST[@]}" bench --benchmark-only
+# kl_div on both backends first; the other ops take the time that is left. Triton's records have a folder of
+# their own.
+measure() {
+  local op=$1 backend=$2 folder=$RESULTS
+  [[ $backend == native ]] || folder=$RESULTS-$backend
+  KDFAST_BACKEND=$backend KDFAST_BENCH_RESULTS=$folder step "bench-$op-$backend" 100 \
+    "${PYTEST[@]}" "bench/bench_$op.py" --benchmark-only
+}
+measure kl_div native
+measure kl_div triton
+for file in $(grep -l '^import harness' bench/bench_*.py); do
+  op=$(basename "$file" .py)
+  op=${op#bench_}
+  [[ $op == kl_div ]] || ((BUDGET - SECONDS < 40)) || measure "$op" native
+done
 
 echo
 echo "== $GPU: summary ($SECONDS s; logs in build/gpu, measurements in $RESULTS)"

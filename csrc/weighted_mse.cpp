@@ -12,8 +12,9 @@ namespace kd {
 using MaybeTensor = std::optional<Tensor>;
 using WeightedMse = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-static WeightedMseArgs weighted_mse_args(const Tensor& student, const Tensor& teacher, const MaybeTensor& position,
-                                         const MaybeTensor& channel, const MaybeTensor& gain) {
+static WeightedMseArgs weighted_mse_args(const Tensor& student, const Tensor& teacher,
+                                         const MaybeTensor& position, const MaybeTensor& channel,
+                                         const MaybeTensor& gain) {
   WeightedMseArgs args = {};
   args.shape = map_shape(student);
   args.student = view_map(student);
@@ -37,7 +38,8 @@ static void finish_as(const WeightedMseArgs& args) {
   double values[2] = {0, 0};
   const A* e = static_cast<const A*>(args.position_error);
   const A* a = static_cast<const A*>(args.position);
-  for (int64_t i = 0; a != nullptr && i < batch * positions; ++i) values[0] += a[i] == 0 ? 0 : static_cast<double>(a[i]) * e[i];
+  for (int64_t i = 0; a != nullptr && i < batch * positions; ++i)
+    values[0] += a[i] == 0 ? 0 : static_cast<double>(a[i]) * e[i];
   A* g = static_cast<A*>(args.channel_error);
   const A* part = static_cast<const A*>(args.channel_part);
   const A* b = static_cast<const A*>(args.channel);
@@ -49,7 +51,8 @@ static void finish_as(const WeightedMseArgs& args) {
       values[1] += b[n * channels + c] == 0 ? 0 : b[n * channels + c] * sum;
     }
   }
-  for (int i = 0; i < 2; ++i) static_cast<A*>(args.values)[i] = static_cast<A>(values[i]);
+  *static_cast<A*>(args.value_position) = static_cast<A>(values[0]);
+  *static_cast<A*>(args.value_channel) = static_cast<A>(values[1]);
 }
 
 static void finish(const WeightedMseArgs& args, const Tensor&) {
@@ -81,20 +84,22 @@ static WeightedMse weighted_mse(const Tensor& student, const Tensor& teacher, co
   Tensor e = by_position ? fresh(student, {batch, positions}, type) : fresh(student, {0}, type);
   Tensor g = by_channel ? fresh(student, {batch, channels}, type) : fresh(student, {0}, type);
   Tensor part = fresh(student, {by_channel ? batch * args.blocks * channels : 0}, type);
-  Tensor values = fresh(student, {2}, type);
+  Tensor value_position = fresh(student, {}, type), value_channel = fresh(student, {}, type);
   if (with_grad) args.grad = view_map(grad);
   args.position_error = by_position ? e.data_ptr() : nullptr;
   args.channel_part = by_channel ? part.data_ptr() : nullptr;
   args.channel_error = by_channel ? g.data_ptr() : nullptr;
-  args.values = values.data_ptr();
+  args.value_position = value_position.data_ptr();
+  args.value_channel = value_channel.data_ptr();
   run(args, Pass::kForward, student);
   if (channels == 0 && by_position) torch::stable::zero_(e);
   finish(args, student);
-  return {torch::stable::select(values, 0, 0), torch::stable::select(values, 0, 1), e, g, grad};
+  return {value_position, value_channel, e, g, grad};
 }
 
 // grad as if made with these upstream gradients; nothing is done if they are equal and `unless_equal`.
-static void make_grad(Tensor& grad, const Tensor& u, const Tensor& w, WeightedMseArgs args, bool unless_equal) {
+static void make_grad(Tensor& grad, const Tensor& u, const Tensor& w, WeightedMseArgs args,
+                      bool unless_equal) {
   args.grad = view_map(grad);
   args.position_upstream = u.data_ptr();
   args.channel_upstream = w.data_ptr();
@@ -102,27 +107,33 @@ static void make_grad(Tensor& grad, const Tensor& u, const Tensor& w, WeightedMs
   run(args, Pass::kBackward, grad);
 }
 
-static Tensor weighted_mse_backward(const Tensor& u, const Tensor& w, const Tensor& student, const Tensor& teacher,
-                                    const MaybeTensor& position, const MaybeTensor& channel, const MaybeTensor& gain) {
+static Tensor weighted_mse_backward(const Tensor& u, const Tensor& w, const Tensor& student,
+                                    const Tensor& teacher, const MaybeTensor& position,
+                                    const MaybeTensor& channel, const MaybeTensor& gain) {
   Tensor grad = fresh_like(student);
   make_grad(grad, u, w, weighted_mse_args(student, teacher, position, channel, gain), false);
   return grad;
 }
 
-static void weighted_mse_redo_(Tensor grad, const Tensor& u, const Tensor& w, const Tensor& student, const Tensor& teacher,
-                               const MaybeTensor& position, const MaybeTensor& channel, const MaybeTensor& gain) {
+static void weighted_mse_redo_(Tensor grad, const Tensor& u, const Tensor& w, const Tensor& student,
+                               const Tensor& teacher, const MaybeTensor& position, const MaybeTensor& channel,
+                               const MaybeTensor& gain) {
   make_grad(grad, u, w, weighted_mse_args(student, teacher, position, channel, gain), true);
 }
 
 }  // namespace kd
 
 KD_SCHEMA(m) {
-  m.def("weighted_mse(Tensor student, Tensor teacher, Tensor? position, Tensor? channel, Tensor? gain, bool with_grad) "
-        "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
-  m.def("weighted_mse_backward(Tensor grad_position, Tensor grad_channel, Tensor student, Tensor teacher, "
-        "Tensor? position, Tensor? channel, Tensor? gain) -> Tensor");
-  m.def("weighted_mse_redo_(Tensor(a!) grad, Tensor grad_position, Tensor grad_channel, Tensor student, "
-        "Tensor teacher, Tensor? position, Tensor? channel, Tensor? gain) -> ()");
+  m.def(
+      "weighted_mse(Tensor student, Tensor teacher, Tensor? position, Tensor? channel, Tensor? gain, bool "
+      "with_grad) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "weighted_mse_backward(Tensor grad_position, Tensor grad_channel, Tensor student, Tensor teacher, "
+      "Tensor? position, Tensor? channel, Tensor? gain) -> Tensor");
+  m.def(
+      "weighted_mse_redo_(Tensor(a!) grad, Tensor grad_position, Tensor grad_channel, Tensor student, "
+      "Tensor teacher, Tensor? position, Tensor? channel, Tensor? gain) -> ()");
 }
 KD_IMPLEMENTATION(m) {
   m.impl("weighted_mse", TORCH_BOX(&kd::weighted_mse));

@@ -1,12 +1,13 @@
 """The `kdfast` command: `distill` a student, `bench` the ops, `info` about this installation.
 
-Exit status: 0 done; 2 bad input, with one line on stderr; 130 interrupted; anything else is a fault, with a
-traceback. KDFAST_TRACEBACK=1 shows where a one-line error came from.
+Exit status: 0 done; 2 bad input, with one line on stderr; 130 interrupted, 143 terminated; anything else is a
+fault, with a traceback. KDFAST_TRACEBACK=1 shows where a one-line error came from.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import subprocess
 import sys
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _dispatch(arguments)
     except (Interrupted, KeyboardInterrupt) as error:
         print(f"kdfast: {str(error) or 'interrupted'}", file=sys.stderr)
-        return 130
+        return getattr(error, "status", 130)
     except Exception as error:
         sentence = _sentence(error)
         if sentence is None or os.environ.get("KDFAST_TRACEBACK") == "1":
@@ -134,6 +135,10 @@ def _bench(ops: list[str]) -> int:
         )
     if unknown := [op for op in ops if op not in known]:
         raise UserError(f"there is no benchmark of {unknown[0]!r}; there are {', '.join(known)}")
+    if importlib.util.find_spec("pytest_benchmark") is None:
+        raise UserError(
+            "kdfast bench needs pytest-benchmark, which is not installed: pip install 'kdfast[bench]'"
+        )
     files = [str(folder / f"bench_{op}.py") for op in ops or known]
     command = [sys.executable, "-m", "pytest", "-q", "--benchmark-only", *files]
     return subprocess.run(command, cwd=folder.parent, check=False).returncode

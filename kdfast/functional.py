@@ -4,6 +4,7 @@ from kdfast.ops.attention_transfer import attention_transfer
 from kdfast.ops.box_loss import box_loss
 from kdfast.ops.box_weighted_mse import box_weighted_mse
 from kdfast.ops.box_weights import box_weights
+from kdfast.ops.bspline_basis import bspline_basis
 from kdfast.ops.channel_wise_kl import channel_wise_kl
 from kdfast.ops.class_box_l2 import class_box_l2
 from kdfast.ops.class_sums import class_sums
@@ -17,6 +18,8 @@ from kdfast.ops.focal_loss import focal_loss
 from kdfast.ops.hcl_loss import hcl_loss
 from kdfast.ops.hint_mse import hint_mse
 from kdfast.ops.js_div import js_div
+from kdfast.ops.kan_edge_stats import kan_edge_stats
+from kdfast.ops.kan_linear import kan_linear
 from kdfast.ops.kl_div import kl_div
 from kdfast.ops.linear_kl_div import linear_kl_div
 from kdfast.ops.masked_mse import masked_mse
@@ -42,6 +45,7 @@ __all__ = [
     "box_loss",
     "box_weighted_mse",
     "box_weights",
+    "bspline_basis",
     "channel_wise_kl",
     "class_box_l2",
     "class_sums",
@@ -55,6 +59,8 @@ __all__ = [
     "hcl_loss",
     "hint_mse",
     "js_div",
+    "kan_edge_stats",
+    "kan_linear",
     "kl_div",
     "linear_kl_div",
     "masked_mse",

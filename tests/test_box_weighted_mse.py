@@ -5,7 +5,6 @@ import torch
 from check import Case, check_op
 from feature_checks import (
     DTYPES,
-    gradcheck,
     near,
     noise,
     refuses,
@@ -156,23 +155,6 @@ def test_empty_batch(place):
     s = torch.zeros(0, 20, 3, device=place)
     value, (grad,) = value_and_grads(lambda s: KF.box_weighted_mse(s, s.detach(), [], [(4, 5)]), s)
     assert value == 0 and grad.shape == s.shape
-
-
-def test_weighted_mse_gradients(place):
-    s, t = noise((2, 6, 5)).to(place), noise((2, 6, 5), seed=1).to(place)
-    a, b, v = (x.to(place) for x in (noise((2, 6), seed=2), noise((2, 5), seed=3), noise((2, 5), seed=4)))
-    for gain in (None, v):
-        gradcheck(
-            lambda s, a, b, gain=gain: torch.stack(KF.weighted_mse(s, t, position=a, channel=b, gain=gain)),
-            s,
-            a,
-            b,
-        )
-    a[:, 2] = 0
-    gradcheck(lambda a: KF.weighted_mse(s, t, position=a)[0], a)
-    works_with_pytorch(
-        lambda s: sum(KF.weighted_mse(s, t.float(), position=a.float(), channel=b.float())), s.float()
-    )
 
 
 def test_works_with_pytorch(place):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from native import kernels, oracle
+from native import feature_runs, kernels, oracle
 from native.arrays import (
     LAYOUTS,
     ROUNDING,
@@ -300,5 +300,6 @@ def test_every_kernel_has_run(native):
     native.reduce_rows(value, value.copy(), filled((1,), "float32"), filled((1,), "float32"), reduction=1)
     native.sum_mask(value, filled((1,), "float32"))
     native.scale_grad(value, np.ones(1, np.float32))
+    feature_runs.run_all(native)
     run_names = {name.split("<")[0].split("::")[-1] for name in native.kernels_run()}
     assert set(kernels.KERNELS) <= run_names

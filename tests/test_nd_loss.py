@@ -81,7 +81,7 @@ def test_the_loop_agrees(place):
 
 def cases(dtype):
     for rows, width, classes in (
-        (0, 5, 2), (1, 1, 2), (3, 7, 3), (5, 8, 10), (9, 255, 81), (4, 257, 100), (3, 2049, 1000),
+        (0, 5, 2), (1, 2, 2), (3, 7, 3), (5, 8, 10), (9, 255, 81), (4, 257, 100), (3, 2049, 1000),
     ):  # fmt: skip
         s, t, means = (
             noise((rows, width), dtype),
@@ -140,6 +140,15 @@ def test_gradcheck(place):
 def test_works_with_pytorch(place):
     s, t, means, y = (x.float().to(place) if x.is_floating_point() else x.to(place) for x in vector())
     works_with_pytorch(lambda s: KF.nd_loss(s, t, means, y), s)
+
+
+def test_opcheck(need):
+    need.backend("native")
+    s, t, means, y = (x.float() if x.is_floating_point() else x for x in vector())
+    for reduction, with_grad in ((1, True), (0, False)):
+        torch.library.opcheck(torch.ops.kdfast.nd_loss.default, (s, t, means, y, None, -100, reduction, with_grad))
+    one = torch.ones(())
+    torch.library.opcheck(torch.ops.kdfast.nd_loss_backward.default, (one, one, s, t, means, y, None, -100))
 
 
 def test_bad_input(place):

@@ -125,6 +125,16 @@ def test_gradients(place, center):
     works_with_pytorch(lambda s: KF.normalized_mse(s, t.float(), center=center), s.float())
 
 
+def test_opcheck(need):
+    need.backend("native")
+    s, t = (x.float() for x in vector())
+    for center in (False, True):
+        for options in ((True, True), (False, False)):
+            torch.library.opcheck(torch.ops.kdfast.normalized_mse.default, (s, t, center, 1e-6, 1.0, *options))
+        backward = torch.ops.kdfast.normalized_mse_backward.default
+        torch.library.opcheck(backward, (torch.ones(()), s, t, center, 1e-6, 1.0))
+
+
 def test_bad_input_and_module():
     s, t = vector()
     refuses(ValueError, "center needs a dimension", KF.normalized_mse, s[0], t[0], center=True)

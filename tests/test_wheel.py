@@ -1,5 +1,6 @@
 """One wheel, built as a user builds it: the same file computes on torch's CPU build and on its CUDA build."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -39,6 +40,7 @@ print(torch.__version__, f"cuda={torch.version.cuda}", f"built={_build.CUDA or N
 
 def run(*command, **options) -> str:
     words = [str(word) for word in command]
+    options.setdefault("env", {name: v for name, v in os.environ.items() if not name.startswith("PYTHON")})
     done = subprocess.run(words, capture_output=True, text=True, check=False, **options)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
@@ -74,7 +76,7 @@ def test_everything_is_inside(wheel):
 def test_computes_on_this_torch(wheel, tmp_path):
     """The CUDA library is loaded too, GPU or not, if it was built for the major version of torch's CUDA."""
     run(*INSTALL, "--target", tmp_path, wheel)
-    path = {"PYTHONPATH": str(tmp_path)}
+    path = {"PYTHONPATH": str(tmp_path), "PATH": os.environ["PATH"]}
     printed = run(sys.executable, "-c", COMPUTE, tmp_path, env=path, cwd=tmp_path).split()
     cuda, built = (word.split("=")[1].split(".")[0] for word in printed[1:3])
     assert "_C.abi3.so" in printed

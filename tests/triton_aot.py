@@ -72,10 +72,10 @@ class Compiler:
         self.compiled: dict[str, object] = {}
         self.case = ""
 
-    def __call__(self, kernel, programs: int, arguments: tuple, **constants) -> None:
+    def __call__(self, kernel, programs: int, *, device: torch.device, **arguments) -> None:
         name = kernel.__name__ if kernel is total_kernel else f"{self.case} {kernel.__name__}"
         if name not in self.compiled:
-            self.compiled[name] = kernel.warmup(*arguments, grid=(programs,), **constants)
+            self.compiled[name] = kernel.warmup(grid=(programs,), **arguments)
 
 
 def compile_all(compiler: Compiler) -> None:

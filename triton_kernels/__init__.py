@@ -9,6 +9,26 @@ if __name__ != "kdfast.triton_kernels":
         f"this folder is kdfast.triton_kernels, not {__name__}: import it from installed kdfast"
     )
 
-from . import js_div, kl_div, reverse_kl_div, scale_grad, skew_kl_div, tv_dist
+from . import (
+    js_div,
+    kl_div,
+    nd_loss,
+    normalized_mse,
+    reverse_kl_div,
+    scale_grad,
+    skew_kl_div,
+    tv_dist,
+    weighted_mse,
+)
 
-__all__ = ["js_div", "kl_div", "reverse_kl_div", "scale_grad", "skew_kl_div", "tv_dist"]
+__all__ = [
+    "js_div",
+    "kl_div",
+    "nd_loss",
+    "normalized_mse",
+    "reverse_kl_div",
+    "scale_grad",
+    "skew_kl_div",
+    "tv_dist",
+    "weighted_mse",
+]

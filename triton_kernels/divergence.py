@@ -52,9 +52,11 @@ def compute_type(student: Tensor, teacher: Tensor) -> torch.dtype:
     return torch.float64 if torch.float64 in (student.dtype, teacher.dtype) else torch.float32
 
 
-def launch_constants(member: Divergence, tile: rows.Tile, shape: rows.Geometry, compute: torch.dtype) -> dict:
-    """What forward and backward kernels have in common as compile-time constants."""
+def common_arguments(member: Divergence, tile: rows.Tile, shape: rows.Geometry, compute: torch.dtype) -> dict:
+    """What the forward and the backward kernel take alike."""
     return {
+        "n_rows": shape.rows,
+        "geometry": shape.argument(),
         "FORMULA": member.formula,
         "SCORE": member.score,
         "INFINITE": member.infinite,
@@ -88,47 +90,47 @@ def forward(
     programs = triton.cdiv(shape.rows, tile.rows)
     partial = None if reduction == NONE else norm.new_empty((programs, 3))
     planned = mask.sum() if with_grad and reduction == MEAN and mask is not None else None
-    batch = student.size(0) if student.dim() else 1
-    presumed = {MEAN: shape.rows if mask is None else 1, BATCHMEAN: batch}.get(reduction, 1)
+    batch = max(student.size(0), 1) if student.dim() else 1
+    presumed = {MEAN: max(shape.rows, 1) if mask is None else 1, BATCHMEAN: batch}.get(reduction, 1)
     launch(
         forward_kernel,
         programs,
-        (
-            student,
-            teacher,
-            mask,
-            planned,
-            grad if with_grad else None,
-            value if reduction == NONE else None,
-            partial,
-        )
-        + (None if with_grad else state, shape.rows, shape.classes, shape.row_sizes, shape.class_sizes)
-        + (shape.row_strides, shape.class_strides, 1 / temperature, scale, param)
-        + (scale / temperature / max(presumed, 1),),
+        device=student.device,
+        student=student,
+        teacher=teacher,
+        mask=mask,
+        mask_sum=planned,
+        grad=grad if with_grad else None,
+        row_value=value if reduction == NONE else None,
+        partial=partial,
+        state=None if with_grad else state,
+        inverse_temperature=1 / temperature,
+        scale=scale,
+        param=param,
+        grad_factor=scale / temperature / presumed,
         LOOPED=tile.looped,
         STAGES=tile.num_stages,
-        **launch_constants(member, tile, shape, norm.dtype),
+        **common_arguments(member, tile, shape, norm.dtype),
     )
     if reduction == NONE:
         norm.fill_(1)
-    else:
-        launch(
-            total_kernel,
-            1,
-            (
-                partial,
-                planned,
-                value,
-                norm,
-                programs,
-                shape.rows,
-                1 / max(batch, 1) if reduction == BATCHMEAN else 1.0,
-            ),
-            MEAN=reduction == MEAN,
-            WITH_GRAD=with_grad,
-            BLOCK=1024,
-            num_warps=8,
-        )
+        return value, grad, state, norm
+    launch(
+        total_kernel,
+        1,
+        device=student.device,
+        partial=partial,
+        planned=planned,
+        value=value,
+        norm=norm,
+        n_programs=programs,
+        n_rows=shape.rows,
+        scale=1 / batch if reduction == BATCHMEAN else 1.0,
+        MEAN=reduction == MEAN,
+        WITH_GRAD=with_grad,
+        BLOCK=1024,
+        num_warps=8,
+    )
     return value, grad, state, norm
 
 
@@ -173,11 +175,19 @@ def backward(
     launch(
         backward_kernel,
         triton.cdiv(shape.rows, tile.rows) * blocks,
-        (student, teacher, mask, grad_value.contiguous(), norm, grad, state, shape.rows, shape.classes)
-        + (shape.row_sizes, shape.class_sizes, shape.row_strides, shape.class_strides)
-        + (1 / temperature, param, scale / temperature),
+        device=student.device,
+        student=student,
+        teacher=teacher,
+        mask=mask,
+        upstream=grad_value.contiguous(),
+        norm=norm,
+        grad=grad,
+        state=state,
+        inverse_temperature=1 / temperature,
+        param=param,
+        grad_factor=scale / temperature,
         PER_ROW=grad_value.dim() > 0,
-        **launch_constants(member, tile, shape, norm.dtype),
+        **common_arguments(member, tile, shape, norm.dtype),
     )
     return grad
 

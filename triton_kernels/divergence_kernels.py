@@ -14,23 +14,21 @@ import triton.language as tl
 from . import row_statistics as rs
 from .common import number
 from .divergence_passes import terms, tile_gradient, walk_statistics, walk_terms, whole_rows
-from .tiles import at_rows, first_gap, load_tile, row_weights, store_tile, view_logits
+from .tiles import first_gap, grad_rows, load_tile, row_weights, store_tile, view_logits
 
 
 @triton.jit
 def forward_kernel(
-    student, teacher, mask, mask_sum, grad, row_value, partial, state, n_rows, n_classes, row_sizes,
-    class_sizes, row_strides, class_strides, inverse_temperature: tl.float64, scale: tl.float64,
-    param: tl.float64, grad_factor: tl.float64, FORMULA: tl.constexpr, SCORE: tl.constexpr,
-    INFINITE: tl.constexpr, TYPE: tl.constexpr, INDEX: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
-    STEPS: tl.constexpr, LOOPED: tl.constexpr, STAGES: tl.constexpr,
+    student, teacher, mask, mask_sum, grad, row_value, partial, state, n_rows, geometry,
+    inverse_temperature: tl.float64, scale: tl.float64, param: tl.float64, grad_factor: tl.float64,
+    FORMULA: tl.constexpr, SCORE: tl.constexpr, INFINITE: tl.constexpr, TYPE: tl.constexpr,
+    INDEX: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr, STEPS: tl.constexpr, LOOPED: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
-    """ROWS rows: values, the program's sums (values, weights of counted and uncounted rows), the gradient or
-    state.
+    """ROWS rows: values, sums of values and of the weights of counted and uncounted rows, gradient or state.
 
-    row_value [n_rows], partial [programs, 3], state [n_rows, 8]; what is None is not wanted. Strides are
-    tuples for student, teacher and gradient. The gradient is multiplied by grad_factor, and divided by
-    mask_sum if given.
+    row_value [n_rows], partial [programs, 3], state [n_rows, 8]; what is None is not wanted. geometry: see
+    tiles.py. The gradient is multiplied by grad_factor, and divided by mask_sum if given.
     """
     numbers = (number(inverse_temperature, TYPE), number(param, TYPE))
     factor = number(grad_factor, TYPE)
@@ -41,21 +39,10 @@ def forward_kernel(
     row_number = tl.cast(program, INDEX) * ROWS + tl.arange(0, ROWS)
     exists = row_number < n_rows
     weight, read = row_weights(mask, row_number, n_rows, TYPE)
-    view = view_logits(
-        student,
-        teacher,
-        row_number,
-        n_classes,
-        row_sizes,
-        class_sizes,
-        row_strides,
-        class_strides,
-        LANES,
-        STEPS,
-    )
+    view = view_logits(student, teacher, row_number, geometry, LANES, STEPS)
     target = None
     if grad is not None:
-        target = (at_rows(grad, row_number, row_sizes, row_strides[2]), class_strides[2], exists)
+        target = grad_rows(grad, row_number, geometry, exists)
     shift = first_gap(view, read, TYPE)
     if LOOPED:
         part = walk_statistics(view, read, shift, numbers[0], GAP, STAGES)
@@ -85,14 +72,14 @@ def forward_kernel(
 
 @triton.jit
 def backward_kernel(
-    student, teacher, mask, upstream, norm, grad, state, n_rows, n_classes, row_sizes, class_sizes,
-    row_strides, class_strides, inverse_temperature: tl.float64, param: tl.float64, grad_factor: tl.float64,
+    student, teacher, mask, upstream, norm, grad, state, n_rows, geometry, inverse_temperature: tl.float64,
+    param: tl.float64, grad_factor: tl.float64,
     FORMULA: tl.constexpr, SCORE: tl.constexpr, INFINITE: tl.constexpr, PER_ROW: tl.constexpr,
     TYPE: tl.constexpr, INDEX: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
     """One tile of the gradient a program, from the rows' state; upstream is [n_rows] if PER_ROW, else 0-d."""
     numbers = (number(inverse_temperature, TYPE), number(param, TYPE))
-    n_tiles = tl.cdiv(n_classes, LANES * STEPS)
+    n_tiles = tl.cdiv(geometry[0], LANES * STEPS)
     program = tl.cast(tl.program_id(0), tl.int64)
     tile = program % n_tiles
     row_number = tl.cast(program // n_tiles, INDEX) * ROWS + tl.arange(0, ROWS)
@@ -104,20 +91,11 @@ def backward_kernel(
         factor *= tl.load(upstream + row_number, mask=exists, other=0.0)
     else:
         factor *= tl.load(upstream)
-    view = view_logits(
-        student,
-        teacher,
-        row_number,
-        n_classes,
-        row_sizes,
-        class_sizes,
-        row_strides,
-        class_strides,
-        LANES,
-        STEPS,
-    )
-    target = (at_rows(grad, row_number, row_sizes, row_strides[2]), class_strides[2], exists)
-    s, t = load_tile(view, read & (row[6] != rs.UNCOUNTED), tile, TYPE, False)
+    counted = read & (row[6] != rs.UNCOUNTED)
+    factor = tl.where(counted, factor, 0.0)  # whatever came from upstream
+    view = view_logits(student, teacher, row_number, geometry, LANES, STEPS)
+    target = grad_rows(grad, row_number, geometry, exists)
+    s, t = load_tile(view, counted, tile, TYPE, False)
     new = terms(row, s, t, numbers, FORMULA, INFINITE, rs.MIXED)
     store_tile(view, target, tile, tile_gradient(new, row[7], factor, SCORE), False)
 

@@ -1,17 +1,17 @@
 """Pass 1 of the divergences: maxima, sums of exponentials, and how far two rows are from being the same.
 
-With t, s the logits of teacher and student, m their maxima, k the first class's t - s and d_i = ((t_i - s_i)
-- k) / T,
+With t, s the logits of teacher and student, m their maxima, k the first class's t - s, d = ((t - s) - k) / T,
 
-    log sum e^{t/T} - log sum e^{s/T} = k/T + log1p(D / S),   D = sum e^{(s-m)/T} expm1(d),   S = sum
-    e^{(s-m)/T}.
+    log sum e^{t/T} - log sum e^{s/T} = k/T + log1p(D / S),
+    D = sum e^{(s-m)/T} expm1(d),   S = sum e^{(s-m)/T}.
 
-The right side keeps all digits that the left side cancels where the rows are *near*: every |d| <= 1/4.
-Elsewhere k is the maxima's difference and the plain sums serve. A part merges: a thread folds its own classes
-into a part of its own (maxima, and sums relative to them), and the lanes of a row meet once, at the end.
+The right side keeps all digits that the left side cancels where the rows are *near*: every |d| <= 1/4. There
+what t - s loses to rounding is added back, so that k may be large. Elsewhere k is the difference of the
+maxima, and the plain sums serve.
 
 A tile is [rows, lanes, steps]: steps lie in a thread, lanes across threads. A part is a tuple of [rows,
-lanes].
+lanes], and parts merge: each lane folds its classes into a part of its own (maxima, and sums relative to
+them), and the lanes of a row meet once, at the end.
 """
 
 import triton
@@ -165,11 +165,12 @@ def finish(part, shift, inverse_temperature, GAP: tl.constexpr):
     teacher_sum = part[3]
     counted = (student_sum != 0) & (teacher_sum != 0)  # one e^0 at least, unless every class is impossible
     near = tl.maximum(part[6], -part[5]) * inverse_temperature <= NEAR
-    student_inverse = tl.where(counted, 1 / student_sum, 0.0)
+    either = 0.0 * teacher_sum  # NaN if the teacher's row holds one: the student's gradient shall show it
+    student_inverse = tl.where(counted, 1 / student_sum + either, 0.0)
     teacher_inverse = tl.where(counted, 1 / teacher_sum, 0.0)
-    student_max = reference(part[0])
-    teacher_max = reference(part[1])
-    new_shift = tl.where(near, shift, teacher_max - student_max)
+    student_max = tl.where(counted, part[0], 0.0)
+    teacher_max = tl.where(counted, part[1], 0.0)
+    new_shift = tl.where(near & counted, shift, teacher_max - student_max)
     log_ratio = tl.where(near, log1p(part[4] * student_inverse), tl.log(teacher_sum * student_inverse))
     log_ratio = tl.where(counted, log_ratio, 0.0)
     regime = tl.where(counted, tl.where(near, NEARBY, FAR), UNCOUNTED).to(student_sum.dtype)
@@ -177,7 +178,8 @@ def finish(part, shift, inverse_temperature, GAP: tl.constexpr):
     if GAP:
         mean_gap = part[7] * student_inverse + (shift - new_shift)
         row_sum = log_ratio - mean_gap * inverse_temperature
-        row_sum = tl.where(counted & (part[5] <= -1e30), float("inf"), row_sum)
+        row_sum = tl.where(part[5] <= -1e30, float("inf"), row_sum)
+        row_sum = tl.where(counted, row_sum, 0.0)
     return student_max, student_inverse, teacher_max, teacher_inverse, new_shift, log_ratio, regime, row_sum
 
 

@@ -29,6 +29,10 @@ class Geometry:
     row_strides: tuple[tuple[int, ...], ...]  # student's, teacher's, gradient's
     class_strides: tuple[tuple[int, ...], ...]
 
+    def argument(self) -> tuple:
+        """As kernels take it: see tiles.py."""
+        return self.classes, self.row_sizes, self.class_sizes, self.row_strides, self.class_strides
+
 
 def merge_dims(sizes: tuple[int, ...], strides: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], tuple]:
     """Joins neighbouring dims that step evenly in every tensor; always leaves at least one dim.
@@ -91,11 +95,9 @@ def prefetch() -> int:
 def choose_tile(shape: Geometry, item_bytes: int) -> Tile:
     """The tile of the forward kernel: a plain function of the shape, so that no call pays for tuning."""
     if is_across(shape):
-        # Four rows of a thread make one 8- or 16-byte load, where there are rows enough to fill the device.
-        each = 4 if shape.rows >= 1 << 18 and item_bytes <= 4 else 1
-        return Tile(
-            rows=128 * each, lanes=1, steps=1, looped=True, num_warps=128 // WARP, num_stages=prefetch()
-        )
+        # A thread's rows make one load: of up to 16 bytes where there are rows enough, else of 4.
+        each = min(4, 16 // item_bytes) if shape.rows >= 1 << 18 else max(1, 4 // item_bytes)
+        return Tile(128 * each, 1, 1, looped=True, num_warps=128 // WARP, num_stages=prefetch())
     load = 16 // item_bytes  # classes in a 16-byte load
     width = triton.next_power_of_2(max(shape.classes, 1))
     if width <= ONE_TILE:

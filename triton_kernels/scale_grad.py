@@ -30,8 +30,18 @@ def scale_grad_(grad: Tensor, factor: Tensor) -> None:
     """grad: any dtype and strides, no two elements in one place; factor: 0-d float32 or float64."""
     order = sorted(range(grad.dim()), key=grad.stride, reverse=True)
     sizes, (strides,) = merge_dims(tuple(map(grad.size, order)), (tuple(map(grad.stride, order)),))
-    arguments = (grad, factor, grad.numel(), sizes, strides)
-    launch(scale_kernel, triton.cdiv(grad.numel(), BLOCK), arguments, BLOCK=BLOCK, num_warps=8)
+    launch(
+        scale_kernel,
+        triton.cdiv(grad.numel(), BLOCK),
+        device=grad.device,
+        grad=grad,
+        factor=factor,
+        n=grad.numel(),
+        sizes=sizes,
+        strides=strides,
+        BLOCK=BLOCK,
+        num_warps=8,
+    )
 
 
 def scale_grad_fake(grad: Tensor, factor: Tensor) -> None:

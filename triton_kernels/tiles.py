@@ -1,6 +1,9 @@
 """Reading and writing tiles [rows, lanes, steps] of logits, at any strides.
 
-A view is all that a program knows about where its logits are, a tuple of
+Where logits are comes as a launch argument, `geometry`, a tuple of
+  n_classes, sizes of the row dims, sizes of the class dims,
+  strides of the row dims and strides of the class dims: a tuple for student, teacher and gradient each.
+A program makes of it its view of the logits, a tuple of
   n_classes, sizes of the class dims, class numbers [lanes, steps] of tile 0,
   pointers [rows, 1, 1] to the student's rows, strides of its class dims, and the same of the teacher.
 Offsets and class numbers are int64 throughout.
@@ -29,15 +32,19 @@ def at_rows(pointer, row, sizes, strides):
 
 
 @triton.jit
-def view_logits(
-    student, teacher, row, n_classes, row_sizes, class_sizes, row_strides, class_strides, LANES: tl.constexpr,
-    STEPS: tl.constexpr,
-):  # fmt: skip
+def view_logits(student, teacher, row, geometry, LANES: tl.constexpr, STEPS: tl.constexpr):
     """The view of rows `row`; steps are adjacent classes."""
     classes = tl.arange(0, LANES).to(tl.int64)[:, None] * STEPS + tl.arange(0, STEPS)[None, :]
+    n_classes, row_sizes, class_sizes, row_strides, class_strides = geometry
     s_rows = at_rows(student, row, row_sizes, row_strides[0])
     t_rows = at_rows(teacher, row, row_sizes, row_strides[1])
     return n_classes, class_sizes, classes, s_rows, class_strides[0], t_rows, class_strides[1]
+
+
+@triton.jit
+def grad_rows(grad, row, geometry, exists):
+    """The gradient as store_tile takes it."""
+    return at_rows(grad, row, geometry[1], geometry[3][2]), geometry[4][2], exists
 
 
 @triton.jit

@@ -1,5 +1,5 @@
-// Features seen as [batch, positions, channels], whatever the tensor's shape and strides: maps [B, C, H, W] and tokens
-// [B, L, C] alike.
+// Features seen as [batch, positions, channels], whatever the tensor's shape and strides: maps [B, C, H, W]
+// and tokens [B, L, C] alike.
 #pragma once
 
 #include "platform.h"

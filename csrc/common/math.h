@@ -190,7 +190,8 @@ KD_FN N log(N x) {
   using B = Bits<ScalarOf<N>>;
   using I = typename Number<N>::Int;
   const auto denormal = x < fill<N>(B::kTiny);
-  const N normal = select(denormal, x * fill<N>(B::kDenormalScale), x);
+  // What has no logarithm is 1 until the end: the bits of a negative number would overflow below.
+  const N normal = select(x > fill<N>(0), select(denormal, x * fill<N>(B::kDenormalScale), x), fill<N>(1));
   // Subtracting the bits of sqrt(1/2) puts the exponent change at sqrt(1/2) and not at 1.
   const I root = bit_cast<I>(fill<N>(0.70710678118654752));
   const I k = (bit_cast<I>(normal) - root) >> B::kMantissa;

@@ -1,5 +1,5 @@
-// A run of numbers of any dtype and stride as vectors: where they lie plainly side by side they are used in place, else
-// they pass through a buffer, padded with zeros to whole vectors.
+// A run of numbers of any dtype and stride as vectors: where they lie plainly side by side they are used in
+// place, else they pass through a buffer, padded with zeros to whole vectors.
 #pragma once
 
 #include "../common/convert.h"
@@ -20,7 +20,8 @@ struct Segment {
     return dtype == dtype_of<A>() && stride == 1 && n % kLanes == 0;
   }
 
-  static KD_FN const A* in(const void* data, DType dtype, int64_t offset, int64_t stride, int64_t n, A* buffer) {
+  static KD_FN const A* in(const void* data, DType dtype, int64_t offset, int64_t stride, int64_t n,
+                           A* buffer) {
     if (plain(dtype, stride, n)) return static_cast<const A*>(data) + offset;
     read(data, dtype, offset, stride, n, buffer);
     for (int64_t i = n; i < padded(n); ++i) buffer[i] = 0;
@@ -56,18 +57,20 @@ KD_FN N square_root(N x) {
 }  // namespace
 }  // namespace kd
 
-// The table an op exports for this level, from a class template over the compute type with items, forward and backward.
-#define KD_CPU_KERNELS(name, Args, Class)                                                                       \
-  namespace kd {                                                                                                \
-  namespace {                                                                                                   \
-  int64_t name##_items(const Args& args) {                                                                      \
-    return args.compute == DType::kFloat64 ? Class<double>::items(args) : Class<float>::items(args);            \
-  }                                                                                                             \
-  void name##_run(const Args& args, int64_t begin, int64_t end) {                                               \
-    if (args.compute == DType::kFloat64) return Class<double>::run(args, begin, end);                           \
-    Class<float>::run(args, begin, end);                                                                        \
-  }                                                                                                             \
-  }                                                                                                             \
-  }                                                                                                             \
-  extern "C" const kd::Kernels<kd::Args> KD_JOIN(kd_, name, KD_LEVEL);                                          \
-  const kd::Kernels<kd::Args> KD_JOIN(kd_, name, KD_LEVEL) = {kd::name##_items, kd::name##_run, kd::name##_run};
+// The table an op exports for this level, from a class template over the compute type with items, forward and
+// backward.
+#define KD_CPU_KERNELS(name, Args, Class)                                                            \
+  namespace kd {                                                                                     \
+  namespace {                                                                                        \
+  int64_t name##_items(const Args& args) {                                                           \
+    return args.compute == DType::kFloat64 ? Class<double>::items(args) : Class<float>::items(args); \
+  }                                                                                                  \
+  void name##_run(const Args& args, int64_t begin, int64_t end) {                                    \
+    if (args.compute == DType::kFloat64) return Class<double>::run(args, begin, end);                \
+    Class<float>::run(args, begin, end);                                                             \
+  }                                                                                                  \
+  }                                                                                                  \
+  }                                                                                                  \
+  extern "C" const kd::Kernels<kd::Args> KD_JOIN(kd_, name, KD_LEVEL);                               \
+  const kd::Kernels<kd::Args> KD_JOIN(kd_, name, KD_LEVEL) = {kd::name##_items, kd::name##_run,      \
+                                                              kd::name##_run};

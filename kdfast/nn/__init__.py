@@ -18,6 +18,7 @@ from kdfast.nn.feature_losses import (
     RKDLoss,
     SimilarityPreservingLoss,
 )
+from kdfast.nn.kan import KAN, KANConv2d, KANLinear
 from kdfast.nn.losses import (
     CrossEntropyKLDivLoss,
     DISTLoss,
@@ -50,6 +51,9 @@ __all__ = [
     "HCLLoss",
     "HintMSELoss",
     "JSDivLoss",
+    "KAN",
+    "KANConv2d",
+    "KANLinear",
     "KLDivLoss",
     "LinearKLDivLoss",
     "MGDLoss",

@@ -6,12 +6,13 @@ With D = teacher - student everything goes through e_p = sum_c D_cp^2 and g_c = 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from kdfast import backend
 from kdfast.ops import _check, _check_features
 from kdfast.ops._divergence import compute_type
 from kdfast.ops._features import attached_zero, divide
+from kdfast.ops.weighted_mse import weighted_mse
 
 
 def masked_mse_reference(
@@ -78,4 +79,21 @@ def masked_mse(
                 f"{name} must be [{wanted}] for a student of shape {tuple(student.shape)}, got {tuple(masks.shape)}"
             )
         _check.same_device(name, masks, "student", student)
-    return masked_mse_reference(student, teacher, spatial=spatial, channel=channel, eps=eps)
+    if backend.of(student, "weighted_mse") == "reference":
+        return masked_mse_reference(student, teacher, spatial=spatial, channel=channel, eps=eps)
+    tokens = (x.flatten(2).mT for x in (student, teacher.detach()))
+    compute = compute_type(student, teacher)
+    return weighted_mse(
+        *tokens,
+        position=None if spatial is None else _weights(spatial.to(compute), channels, eps),
+        channel=None if channel is None else _weights(channel.to(compute), height * width, eps),
+    )
+
+
+def _weights(masks: Tensor, count: int, eps: float) -> Tensor:
+    """What every squared error is multiplied by: mean_{b,m} of M^2 / (count * sum M + eps). [B, M, ...] -> [B, positions]."""
+    masks = masks.flatten(2)
+    if masks.numel() == 0:
+        return masks.sum(1)
+    share = divide(masks.new_ones(()), count * masks.sum(2, keepdim=True) + eps) / masks[:, :, 0].numel()
+    return (masks.square() * share).sum(1)

@@ -8,9 +8,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kdfast import backend
 from kdfast.ops import _check, _check_features
 from kdfast.ops._divergence import compute_type, reduce_reference
 from kdfast.ops._features import divide, safe_norm
+from kdfast.ops._once import once_differentiable
+from kdfast.ops.scale_grad import scale_grad
 
 
 def nd_loss_reference(
@@ -39,6 +42,37 @@ def nd_loss_reference(
     weight = torch.where(counted, weight, 0)
     value = torch.where(counted, 1 - cosine, 0) * weight
     return reduce_reference(value, weight, reduction, student.size(0))
+
+
+class NDLoss(torch.autograd.Function):
+    """The ops nd_loss and nd_loss_backward of a backend, as one differentiable function of the student."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(student, teacher, class_means, target, mask, kernels, ignore_index, reduction, with_grad):
+        op = backend.ops(kernels).nd_loss
+        return op(student, teacher, class_means, target, mask, ignore_index, reduction, with_grad)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        *tensors, ctx.kernels, ctx.ignore_index, _, ctx.with_grad = inputs
+        _, grad, norm = output
+        ctx.mark_non_differentiable(grad, norm)
+        ctx.set_materialize_grads(False)
+        ctx.name = "nd_loss"
+        ctx.save_for_backward(*((grad, norm) if ctx.with_grad else (norm, *tensors)))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_value, *_):
+        if grad_value is None:
+            return (None,) * 9
+        if ctx.with_grad:
+            grad, norm = ctx.saved_tensors
+            return scale_grad(grad, grad_value * norm, ctx.kernels), *(None,) * 8
+        op = backend.ops(ctx.kernels).nd_loss_backward
+        return op(grad_value, *ctx.saved_tensors, ctx.ignore_index), *(None,) * 8
 
 
 def nd_loss(
@@ -85,10 +119,46 @@ def nd_loss(
     _check_features.shape("target", target, student.shape[:1], "one class per row")
     for name, x in (("class_means", class_means), ("target", target)):
         _check.same_device(name, x, "student", student)
-    _check.reduction(reduction)
+    code = _check.reduction(reduction)
     if mask is not None:
         _check.row_mask(mask, student.shape[:1], student)
-    _check_features.indices("target", target, class_means.size(0), ignore_index)
-    return nd_loss_reference(
-        student, teacher, class_means, target, mask=mask, ignore_index=ignore_index, reduction=reduction
+    kernels = backend.of(student, "nd_loss")
+    if kernels == "reference":
+        _check_features.indices("target", target, class_means.size(0), ignore_index)
+        return nd_loss_reference(
+            student, teacher, class_means, target, mask=mask, ignore_index=ignore_index, reduction=reduction
+        )
+    if mask is not None:
+        mask = mask.detach().to(compute_type(student, teacher)).contiguous()
+    with_grad = (
+        code != 0
+        and student.requires_grad
+        and torch.is_grad_enabled()
+        and student.dtype != torch.float16  # a loss scaler's factor is not known yet
     )
+    return NDLoss.apply(
+        student,
+        teacher.detach(),
+        class_means.detach(),
+        target.long().contiguous(),
+        mask,
+        kernels,
+        ignore_index,
+        code,
+        with_grad,
+    )[0]
+
+
+# ---- Fake kernels --------------------------------------------------------------------------------------------
+
+
+def _fake(student, teacher, class_means, target, mask, ignore_index, reduction, with_grad):
+    compute = compute_type(student, teacher)
+    value = student.new_empty((student.size(0),) if reduction == 0 else (), dtype=compute)
+    grad = torch.empty_like(student) if with_grad else student.new_empty(0, dtype=compute)
+    return value, grad, student.new_empty((), dtype=compute)
+
+
+if backend.reason_against("native", "cpu") is None:
+    torch.library.register_fake("kdfast::nd_loss", _fake)
+    torch.library.register_fake("kdfast::nd_loss_backward", lambda up, norm, s, *_: torch.empty_like(s))

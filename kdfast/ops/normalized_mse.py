@@ -6,14 +6,18 @@ Fan et al., "ScaleKD: Strong Vision Transformers Could Be Excellent Teachers", N
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from kdfast import backend
 from kdfast.ops import _check, _check_features
 from kdfast.ops._divergence import compute_type, reduce_reference
 from kdfast.ops._features import safe_norm
+from kdfast.ops._once import once_differentiable
+from kdfast.ops.scale_grad import scale_grad
 
 
 def normalized_mse_reference(
@@ -44,6 +48,35 @@ def normalized_mse_reference(
 
     value = (view(student) - view(teacher.detach())).square().sum(-1)
     return reduce_reference(value, torch.ones_like(value), reduction, student.size(0))
+
+
+class NormalizedMSE(torch.autograd.Function):
+    """The ops normalized_mse and normalized_mse_backward of a backend, over [B, P, C]."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(student, teacher, kernels, center, eps, scale, reduce, with_grad):
+        return backend.ops(kernels).normalized_mse(student, teacher, center, eps, scale, reduce, with_grad)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        student, teacher, ctx.kernels, *options, _, ctx.with_grad = inputs
+        ctx.options = options
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+        ctx.name = "normalized_mse"
+        ctx.save_for_backward(*((output[1],) if ctx.with_grad else (student, teacher)))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_value, *_):
+        if grad_value is None:
+            return (None,) * 8
+        if ctx.with_grad:
+            return scale_grad(*ctx.saved_tensors, grad_value, ctx.kernels), *(None,) * 7
+        op = backend.ops(ctx.kernels).normalized_mse_backward
+        return op(grad_value, *ctx.saved_tensors, *ctx.options), *(None,) * 7
 
 
 def normalized_mse(
@@ -79,5 +112,40 @@ def normalized_mse(
             f"center needs a dimension beside 0 and dim={dim} to take the mean over, got shape {tuple(student.shape)}"
         )
     eps = _check_features.not_negative("eps", eps)
-    _check.reduction(reduction)
-    return normalized_mse_reference(student, teacher, dim=dims, center=center, eps=eps, reduction=reduction)
+    code = _check.reduction(reduction)
+    kernels = backend.of(student, "normalized_mse")
+    if kernels == "reference" or student.numel() == 0:
+        return normalized_mse_reference(student, teacher, dim=dims, center=center, eps=eps, reduction=reduction)
+    rows = [n for d, n in enumerate(student.shape) if d not in dims]
+    scale = {"mean": 1 / math.prod(rows), "batchmean": 1 / student.size(0)}.get(reduction, 1.0)
+    with_grad = (
+        code != 0
+        and student.requires_grad
+        and torch.is_grad_enabled()
+        and student.dtype != torch.float16  # a loss scaler's factor is not known yet
+    )
+    s, t = (_samples(x, dims) for x in (student, teacher.detach()))
+    value = NormalizedMSE.apply(s, t, kernels, bool(center), eps, scale, code != 0, with_grad)[0]
+    return value if code else value.reshape(rows)
+
+
+def _samples(x: Tensor, dims: Sequence[int]) -> Tensor:
+    """[batch, positions, features]: a view where memory allows it, else a copy."""
+    x = x.movedim(dims, list(range(-len(dims), 0))).flatten(-len(dims))
+    if 0 in dims:
+        x = x.unsqueeze(0)
+    return x.unsqueeze(1) if x.dim() == 2 else x.flatten(1, -2)
+
+
+# ---- Fake kernels --------------------------------------------------------------------------------------------
+
+
+def _fake(student, teacher, center, eps, scale, reduce, with_grad):
+    compute = compute_type(student, teacher)
+    grad = torch.empty_like(student) if with_grad else student.new_empty(0, dtype=compute)
+    return student.new_empty(() if reduce else student.shape[:2], dtype=compute), grad
+
+
+if backend.reason_against("native", "cpu") is None:
+    torch.library.register_fake("kdfast::normalized_mse", _fake)
+    torch.library.register_fake("kdfast::normalized_mse_backward", lambda up, student, *_: torch.empty_like(student))

@@ -17,6 +17,12 @@ from kdfast import backend
 _keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
 
 
+def keeps_grad() -> bool:
+    """Whether a gradient saved by the forward pass may be wanted again, so that it must not be written to."""
+    in_torch_func = torch._C._functorch.maybe_current_level() is not None
+    return torch.compiler.is_compiling() or in_torch_func or _keeps_graph()
+
+
 def scale_grad_reference(grad: Tensor, factor: Tensor) -> Tensor:
     """grad * factor, in grad's dtype."""
     return (grad.to(factor.dtype) * factor).to(grad.dtype)
@@ -28,8 +34,7 @@ def scale_grad(grad: Tensor, factor: Tensor, kernels: str) -> Tensor:
     In place only where this backward pass is the last use of the saved tensor: a graph that is kept may come
     back for it, torch.compile decides about buffers itself, and torch.func has no place to write to.
     """
-    in_torch_func = torch._C._functorch.maybe_current_level() is not None
-    if torch.compiler.is_compiling() or in_torch_func or _keeps_graph():
+    if keeps_grad():
         return scale_grad_reference(grad, factor)
     backend.ops(kernels).scale_grad_(grad, factor)
     return grad

@@ -82,14 +82,19 @@ def test_report_names_all_three(straight):
     assert page.count("data:image/svg+xml") == 3
 
 
-def test_killed_and_resumed_is_the_same_to_the_bit(straight, tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_stopped_and_resumed_is_the_same_to_the_bit(straight, tmp_path, how):
     out = tmp_path / "killed"
-    process = subprocess.Popen(command(*SMALL, "--out", str(out)), stdout=subprocess.DEVNULL, cwd=tmp_path)
+    process = subprocess.Popen(
+        command(*SMALL, "--out", str(out)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     checkpoint = out / "checkpoint" / "distilled-0.ckpt"
     while not checkpoint.exists() and process.poll() is None:
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send_signal(how)
+    _, err = process.communicate()
+    assert process.returncode == (143 if how == signal.SIGTERM else -9)
+    assert ("" if how == signal.SIGKILL else f"--resume {out}") in err and err.count("\n") <= 1
     assert checkpoint.exists() and not (out / "report.html").exists(), "it was to be killed half-way"
     assert main(["distill", "kd", "--resume", str(out)]) == 0
     assert history(out) == history(straight)

@@ -12,7 +12,11 @@ class UserError(Exception):
 
 
 class Interrupted(Exception):
-    """The person stopped the run; says how to go on. `kdfast` exits 130."""
+    """The run was stopped by a signal; says how to go on. `kdfast` exits with `status`: 128 + the signal."""
+
+    def __init__(self, sentence: str, status: int = 130) -> None:
+        super().__init__(sentence)
+        self.status = status
 
 
 def why(error: OSError) -> str:

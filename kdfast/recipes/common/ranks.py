@@ -6,6 +6,7 @@ torchrun sets RANK; Lightning's own launcher starts its children with LOCAL_RANK
 from __future__ import annotations
 
 import os
+import sys
 
 
 def rank() -> int:
@@ -36,6 +37,10 @@ def layout(devices: int, nodes: int) -> tuple[int, int]:
 
 
 def say(line: str) -> None:
-    """Print one line from the main process."""
-    if is_main():
+    """Print one line from the main process. A reader that has gone (`| head`) does not end the run."""
+    if not is_main():
+        return
+    try:
         print(line, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -44,9 +44,11 @@ def run(name: str, recipe: ModuleType, arguments: list[str]) -> None:
     try:
         torch.set_num_threads(options.threads or threads)
         recipe.run(options, out)
-    except KeyboardInterrupt as error:
-        sentence = f"interrupted; kdfast distill {name} --resume {out.path} goes on from the last whole epoch"
-        raise Interrupted(sentence) from error
+    except (Interrupted, KeyboardInterrupt) as error:
+        sentence = f"kdfast distill {name} --resume {out.path} goes on from the last whole epoch"
+        raise Interrupted(
+            f"{str(error) or 'interrupted'}; {sentence}", getattr(error, "status", 130)
+        ) from error
     finally:
         os.environ.pop(_OUT, None)
         torch.set_num_threads(threads)

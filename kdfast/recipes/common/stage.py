@@ -10,12 +10,14 @@ have given (see seeds.py).
 from __future__ import annotations
 
 import logging
+import signal
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from kdfast.recipes.common.callbacks import (
     AtomicCheckpoints,
@@ -26,6 +28,7 @@ from kdfast.recipes.common.callbacks import (
     read_checkpoint,
 )
 from kdfast.recipes.common.clock import StepClock
+from kdfast.recipes.common.errors import Interrupted
 from kdfast.recipes.common.folder import RunFolder
 from kdfast.recipes.common.loaders import EpochData
 from kdfast.recipes.common.options import RunOptions
@@ -109,15 +112,15 @@ def _trainer(options: RunOptions, epochs: int, callbacks: list[Callback], more: 
 
 
 def _fit(trainer: Trainer, module: LightningModule, data: EpochData, checkpoint: Path | None) -> None:
-    """Trainer.fit; an interrupt stays a KeyboardInterrupt (Lightning turns it into exit 1)."""
-    interrupted = []
-    module.on_exception = lambda error: interrupted.append(error)
+    """Trainer.fit, where a signal ends in Interrupted (Lightning would exit with 1 or 0 and say nothing)."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning 2.6 with torch 2.14
         try:
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-        except SystemExit:
-            if any(isinstance(error, KeyboardInterrupt) for error in interrupted):
-                raise KeyboardInterrupt from None
+        except SIGTERMException as error:
+            raise Interrupted("terminated", 128 + signal.SIGTERM) from error
+        except SystemExit as error:
+            if trainer.interrupted:
+                raise Interrupted("interrupted", 128 + signal.SIGINT) from error
             raise

@@ -96,7 +96,7 @@ def _add_features(
                 t: g.Feature(t, "clinical", unit, skewed=t in ("uacr", "pth")) for t, unit in units.items()
             }
             g.add_measurements(grid, tables.events[table], start, features)
-    g.add_flags(grid, days, index, rows, book)
+    g.add_flags(grid, days, start, (*book.with_role("comorbidity"), "ckd_stage_4", "ckd_stage_5"))
     if "encounters" in tables.events:
         g.add_claims(grid, tables.events["encounters"], start, KINDS)
 

@@ -13,7 +13,7 @@ The cohort shrinks as windows grow, so windows are also compared on the people e
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -43,6 +43,22 @@ class Task:
     funnel: Funnel = field(default_factory=list)
     months: int = 0
     horizon: int = 0
+
+    def select(
+        self,
+        *,
+        sources: tuple[str, ...] = ("clinical", "claims"),
+        equation: int = 2021,
+        race_feature: bool = False,
+    ) -> Task:
+        """The same people seen through some features: demographics and those of `sources`, eGFR by one
+        equation.
+
+        `race_feature` admits race itself, as the paper does; the default leaves it out, so that an
+        equation's race term is the only way for race to act.
+        """
+        chosen = [i for i, f in enumerate(self.features) if _wanted(f, sources, equation, race_feature)]
+        return replace(self, x=self.x[:, :, chosen], features=tuple(self.features[i] for i in chosen))
 
 
 @dataclass(frozen=True)
@@ -103,9 +119,9 @@ class Cohort:
         """The problem at the landmark of `months`: features of the window, outcome within `horizon` months
         after it.
 
-        `sources` and `equation` choose features, not people. `race_feature` admits race itself, as the
-        paper does; the default leaves it out, so that an equation's race term is the only way for race to
-        act. `only` [N] bool narrows the people further.
+        `sources`, `equation` and `race_feature` choose features, not people: see `Task.select`. `only` [N]
+        bool narrows the people further. `censoring` "exclude" leaves people with unknown labels out, which
+        overstates the risk where follow-up is short; "ipcw" also weighs the others up for them.
         """
         eligible, funnel = self.eligible(months)
         if only is not None:
@@ -120,20 +136,20 @@ class Cohort:
             if censoring == "ipcw"
             else np.ones(len(keep))
         )
-        chosen = [i for i, f in enumerate(self.features) if _wanted(f, sources, equation, race_feature)]
         window = self.x[keep, : self.steps(months)]
-        return Task(
+        whole = Task(
             name=f"{self.name}, {months} months",
-            x=window[:, :, chosen],
+            x=window,
             y=y[keep],
             weight=weight / weight.mean() if len(keep) else weight,
-            features=tuple(self.features[i] for i in chosen),
+            features=self.features,
             people=self.people[keep].with_columns(self._last_egfr(window)),
             cell=keep,
             funnel=funnel,
             months=months,
             horizon=horizon,
         )
+        return whole.select(sources=sources, equation=equation, race_feature=race_feature)
 
     def _label(
         self, months: int, horizon: int, death: str

@@ -101,7 +101,7 @@ def fit_student(
     *,
     hidden: int = 8,
 ) -> nn.Module:
-    """A student trained through resumable stages: on labels and `teacher` logits, or on labels alone (None)."""
+    """A student trained as a resumable stage, on labels and `teacher` logits or on labels alone (None)."""
     rows = parts.train
     settings = replace(settings, imbalance="none", alpha=settings.alpha if teacher is not None else 0.0)
 
@@ -175,9 +175,8 @@ def latency(
         found: dict[str, list[float]] = {name: [] for name in runs}
         for size in sizes:
             batch = np.resize(x, (size, *x.shape[1:]))
-            for name, value in compare(
-                {n: lambda run=run: run(batch) for n, run in runs.items()}, rounds=15
-            ).items():
+            timed = {name: partial(run, batch) for name, run in runs.items()}
+            for name, value in compare(timed, rounds=15).items():
                 found[name].append(value)
         return found
     finally:

@@ -8,13 +8,13 @@ cutting the grid at a window shows nothing that happened later. Measurements wit
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import polars as pl
 
-from kdfast.recipes.esrd.codes import CodeBook
 from kdfast.recipes.esrd.timeline import DAY, first_day
 
 MONTH_DAYS = 30.4375
@@ -97,13 +97,19 @@ def add_egfr(grid: Grid, egfr: pl.DataFrame, start: pl.DataFrame) -> None:
         grid.add(Feature(f"egfr_slope_{year}", "clinical", "mL/min/1.73 m2/year"), slope)
 
 
-def add_flags(grid: Grid, days: pl.DataFrame, index: np.ndarray, rows: np.ndarray, codes: CodeBook) -> None:
-    """1 from the step in which a set's first code falls, earlier history included; 0 before."""
+def add_flags(
+    grid: Grid, days: pl.DataFrame, start: pl.DataFrame, names: Sequence[str], source: Source = "claims"
+) -> None:
+    """1 from the step in which a set's first code falls, earlier history included; 0 before.
+
+    `days` has row, set, day as from `timeline.code_days`.
+    """
+    rows, index = start["row"].to_numpy(), start["index"].to_numpy()
+    people = int(max(rows.max(initial=0), days["row"].max() or 0)) + 1
     ends = (np.arange(grid.steps) + 1) * STEP_DAYS
-    people = int(rows.max(initial=-1)) + 1
-    for name in (*codes.with_role("comorbidity"), "ckd_stage_4", "ckd_stage_5"):
-        first = first_day(days.filter(pl.col("row") < people), people, name)[rows]
-        grid.add(Feature(name, "claims", flag=True), (first - index)[:, None] < ends[None])
+    for name in names:
+        first = first_day(days, people, name)[rows]
+        grid.add(Feature(name, source, flag=True), (first - index)[:, None] < ends[None])
 
 
 def add_claims(grid: Grid, events: pl.LazyFrame, start: pl.DataFrame, kinds: tuple[str, ...]) -> None:

@@ -1,0 +1,271 @@
+"""Kolmogorov-Arnold layers: KANLinear (loads efficient-kan's state_dicts), KAN (a stack of them) and
+KANConv2d."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.utils import _pair
+
+import kdfast.functional as KF
+from kdfast.nn._kan_grid import adapted_grid, fit, moved, uniform_grid
+from kdfast.ops import _check
+from kdfast.ops._bspline import check_degree, check_extrapolation, check_knots
+from kdfast.ops._kan import BASES
+
+_NOISE = 0.1  # efficient-kan's scale_noise
+
+
+class KANLinear(nn.Module):
+    """A linear layer whose edges are splines plus silu: y_o = sum_i base_oi silu(x_i) + scaler_oi
+    spline_oi(x_i).
+
+    Parameters and buffer have efficient-kan's names and shapes, so that its state_dicts load and give the
+    same output: base_weight [O, I], spline_weight [O, I, G+k], spline_scaler [O, I] (if `scale`), grid [I,
+    G+2k+1].
+
+    Args:
+        in_features, out_features: I, O.
+        grid_size: G, the number of intervals of grid_range.
+        degree: k, 0 to 5 (efficient-kan's spline_order).
+        grid_range: the interval that the grid divides; k more knots go on beyond each end.
+        base: the base function, "silu".
+        scale: whether each edge's spline has a learnable factor of its own.
+        extrapolation: "zero", "linear" or "clamp", as in `kdfast.functional.kan_linear`.
+
+    The grid is checked when it is built, loaded or updated: ValueError if it is not ascending, finite and
+    wide.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        grid_size: int = 5,
+        degree: int = 3,
+        grid_range: Sequence[float] = (-1.0, 1.0),
+        base: str = "silu",
+        scale: bool = True,
+        extrapolation: str = "zero",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        for name, size in (
+            ("in_features", in_features),
+            ("out_features", out_features),
+            ("grid_size", grid_size),
+        ):
+            _check_count(name, size)
+        self.degree = check_degree(degree)
+        check_extrapolation(extrapolation)
+        if base not in BASES:
+            raise ValueError(f"base must be one of {', '.join(BASES)}, got {base!r}")
+        grid = uniform_grid(grid_range, grid_size, degree, dtype or torch.get_default_dtype())
+        self.in_features, self.out_features, self.grid_size = in_features, out_features, grid_size
+        self.grid_range, self.base, self.extrapolation = tuple(grid_range), base, extrapolation
+        made = {"device": device, "dtype": dtype}
+        self.register_buffer("grid", grid.expand(in_features, -1).to(device).contiguous())
+        self.base_weight = nn.Parameter(torch.empty(out_features, in_features, **made))
+        self.spline_weight = nn.Parameter(torch.empty(out_features, in_features, grid_size + degree, **made))
+        if scale:
+            self.spline_scaler = nn.Parameter(torch.empty(out_features, in_features, **made))
+        else:
+            self.register_parameter("spline_scaler", None)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """efficient-kan's: Kaiming for base_weight and spline_scaler, splines through small noise at the grid
+        points."""
+        nn.init.kaiming_uniform_(self.base_weight, a=math.sqrt(5))
+        points = self.grid[:, self.degree : self.grid.size(1) - self.degree].T
+        if points.is_meta:
+            return
+        noise = torch.rand(self.in_features, points.size(0), self.out_features, device=points.device) - 0.5
+        coef = fit(points, self.grid, self.degree, "clamp") @ (noise.double() * (_NOISE / self.grid_size))
+        self.spline_weight.copy_(coef.permute(2, 0, 1))
+        if self.spline_scaler is not None:
+            nn.init.kaiming_uniform_(self.spline_scaler, a=math.sqrt(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., I] -> [..., O], in x's dtype."""
+        return KF.kan_linear(x, self.spline_weight, **self._options())
+
+    def edge_stats(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean of |phi|, mean of phi^2 and variance of every edge over x [..., I]: [O, I] each."""
+        return KF.kan_edge_stats(x, self.spline_weight, **self._options())
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "grid": self.grid,
+            "degree": self.degree,
+            "scale": self.spline_scaler,
+            "base_weight": self.base_weight,
+            "base": self.base,
+            "extrapolation": self.extrapolation,
+        }
+
+    @torch.no_grad()
+    def update_grid(self, x: Tensor, margin: float = 0.01, grid_eps: float = 0.02) -> None:
+        """Moves the knots to where the samples x [..., I] are; the splines keep their values there.
+
+        Knots are order statistics of x, mixed with a uniform grid over its range (plus `margin`) in the ratio
+        1 - grid_eps to grid_eps; coefficients are the least-squares fit at the samples, of least norm where
+        samples are few. The scaler is left alone, and multiplies the same spline as before.
+        """
+        _check.floating("x", x)
+        if x.dim() == 0 or x.size(-1) != self.in_features:
+            raise ValueError(f"x must be [..., {self.in_features}], got shape {tuple(x.shape)}")
+        points = x.reshape(-1, self.in_features).to(torch.float64)
+        if points.size(0) == 0 or not points.isfinite().all():
+            raise ValueError("x must hold at least one sample, and only finite numbers, to place a grid")
+        grid = adapted_grid(points, self.grid_size, self.degree, margin, grid_eps).to(self.grid.dtype)
+        check_knots(grid, self.degree)
+        weight = moved(self.spline_weight, points, self.grid, grid, self.degree, self.extrapolation)
+        self.spline_weight.copy_(weight)
+        self.grid.copy_(grid)
+
+    def regularization_loss(
+        self, regularize_activation: float = 1.0, regularize_entropy: float = 1.0, *, x: Tensor | None = None
+    ) -> Tensor:
+        """A penalty for many and equal edges: regularize_activation * size + regularize_entropy * entropy.
+
+        Without x, efficient-kan's, on the coefficients: size sum of l_oi = mean_m |c_oim|, entropy of l / sum
+        l (0 for edges that are 0). With x [..., I], pykan's, on what the edges do to these samples: v_oi =
+        std(phi_oi) / (std(x_i) + 0.1), size sum of v, and the mean entropies (in bits) over rows and over
+        columns of v.
+        """
+        if x is None:
+            size = self.spline_weight.abs().mean(-1)
+            total = size.sum()
+            share = size / torch.where(total == 0, 1, total)
+            entropy = -(share * torch.where(share > 0, share, 1).log()).sum()  # xlogy has no gradient at 0
+            return regularize_activation * total + regularize_entropy * entropy
+        spread = _root(x.reshape(-1, self.in_features).to(self.grid.dtype).var(0)) + 0.1
+        size = _root(self.edge_stats(x)[2]) / spread
+        entropy = _bits(size, 1).mean() + _bits(size, 0).mean()
+        return regularize_activation * size.sum() + regularize_entropy * entropy
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        grid = state_dict.get(prefix + "grid")
+        if isinstance(grid, Tensor) and not grid.is_meta and grid.shape == self.grid.shape:
+            check_knots(grid, self.degree)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_features}, {self.out_features}, grid_size={self.grid_size}, degree={self.degree}, "
+            f"scale={self.spline_scaler is not None}, extrapolation={self.extrapolation!r}"
+        )
+
+
+class KAN(nn.Sequential):
+    """KANLinear layers one after the other: KAN([784, 64, 10]). Options go to every layer."""
+
+    def __init__(self, sizes: Sequence[int], **options: Any) -> None:
+        sizes = list(sizes)
+        if len(sizes) < 2:
+            raise ValueError(f"sizes must name at least the inputs and the outputs, got {sizes}")
+        super().__init__(*(KANLinear(i, o, **options) for i, o in zip(sizes[:-1], sizes[1:], strict=True)))
+
+    @torch.no_grad()
+    def update_grid(self, x: Tensor, margin: float = 0.01, grid_eps: float = 0.02) -> None:
+        """Every layer's `update_grid`, on what reaches it when x [..., I] goes in."""
+        for layer in self:
+            layer.update_grid(x, margin, grid_eps)
+            x = layer(x)
+
+    def regularization_loss(
+        self, regularize_activation: float = 1.0, regularize_entropy: float = 1.0, *, x: Tensor | None = None
+    ) -> Tensor:
+        """The sum over the layers; with x, each layer's on what reaches it."""
+        total = 0
+        for layer in self:
+            total = total + layer.regularization_loss(regularize_activation, regularize_entropy, x=x)
+            x = layer(x) if x is not None else None
+        return total
+
+
+class KANConv2d(nn.Module):
+    """A convolution whose kernel entries are KAN edges: every patch [C * kh * kw] goes through one KANLinear.
+
+    Args: as torch.nn.Conv2d's (int or pair), then KANLinear's. Padding is with zeros, which a KAN edge does
+    not map to 0.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.kernel_size, self.stride = _pair(kernel_size), _pair(stride)
+        self.padding, self.dilation = _pair(padding), _pair(dilation)
+        self.edges = KANLinear(in_channels * math.prod(self.kernel_size), out_channels, **options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [N, C, H, W] -> [N, O, H', W']."""
+        y = self.edges(self._patches(x)).transpose(1, 2)
+        return y.unflatten(2, self._output_size(x))
+
+    def update_grid(self, x: Tensor, margin: float = 0.01, grid_eps: float = 0.02) -> None:
+        """KANLinear.update_grid on the patches of x [N, C, H, W]."""
+        self.edges.update_grid(self._patches(x), margin, grid_eps)
+
+    def regularization_loss(
+        self, regularize_activation: float = 1.0, regularize_entropy: float = 1.0, *, x: Tensor | None = None
+    ) -> Tensor:
+        """KANLinear.regularization_loss; with x [N, C, H, W], on its patches."""
+        patches = None if x is None else self._patches(x)
+        return self.edges.regularization_loss(regularize_activation, regularize_entropy, x=patches)
+
+    def _patches(self, x: Tensor) -> Tensor:
+        _check.floating("x", x)
+        if x.dim() != 4 or x.size(1) != self.in_channels:
+            raise ValueError(f"x must be [N, {self.in_channels}, H, W], got shape {tuple(x.shape)}")
+        unfolded = F.unfold(
+            x, self.kernel_size, dilation=self.dilation, padding=self.padding, stride=self.stride
+        )
+        return unfolded.transpose(1, 2)
+
+    def _output_size(self, x: Tensor) -> tuple[int, int]:
+        return tuple(
+            (x.size(2 + d) + 2 * self.padding[d] - self.dilation[d] * (self.kernel_size[d] - 1) - 1)
+            // self.stride[d]
+            + 1
+            for d in range(2)
+        )
+
+    def extra_repr(self) -> str:
+        window = f"{self.kernel_size}, {self.stride}, {self.padding}, {self.dilation}"
+        return f"{self.in_channels}, {self.out_channels}, {window}"
+
+
+def _check_count(name: str, n: object) -> None:
+    if isinstance(n, bool) or not isinstance(n, int):
+        raise TypeError(f"{name} must be an int, got {type(n).__name__}")
+    if n < 1:
+        raise ValueError(f"{name} must be at least 1, got {n}")
+
+
+def _root(variance: Tensor) -> Tensor:
+    """The standard deviation, with gradient 0 where the variance is 0."""
+    return torch.where(variance > 0, variance, 1).sqrt() * (variance > 0)
+
+
+def _bits(size: Tensor, dim: int) -> Tensor:
+    """pykan's entropy of size along dim."""
+    share = size / (size.sum(dim, keepdim=True) + 1)
+    return -(share * torch.log2(share + 1e-4)).sum(dim)
