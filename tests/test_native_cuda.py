@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from native import feature_runs, kernels, oracle
+from native import feature_runs, kernels, oracle, row_loss_runs
 from native.arrays import (
     LAYOUTS,
     ROUNDING,
@@ -301,5 +301,6 @@ def test_every_kernel_has_run(native):
     native.sum_mask(value, filled((1,), "float32"))
     native.scale_grad(value, np.ones(1, np.float32))
     feature_runs.run_all(native)
+    row_loss_runs.run_all(native)
     run_names = {name.split("<")[0].split("::")[-1] for name in native.kernels_run()}
     assert set(kernels.KERNELS) <= run_names
