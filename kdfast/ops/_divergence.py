@@ -97,7 +97,7 @@ def divergence(
         batch, code = student.size(0), _check.REDUCTIONS["sum"]
     else:
         batch = 1
-    student, teacher, class_dims = _one_class_dim(student, teacher, class_dims)
+    student, teacher, class_dims = one_class_dim(student, teacher, class_dims)
     if mask is not None:
         mask = mask.detach().to(compute_type(student, teacher)).reshape(-1)
     value = Divergence.apply(
@@ -116,18 +116,19 @@ def divergence(
     return value if batch == 1 else value / batch
 
 
-def _one_class_dim(
-    student: Tensor, teacher: Tensor, dims: tuple[int, ...]
-) -> tuple[Tensor, Tensor, list[int]]:
+def one_class_dim(
+    student: Tensor, teacher: Tensor | None, dims: tuple[int, ...]
+) -> tuple[Tensor, Tensor | None, list[int]]:
     """Joins class dimensions into one, at the end: a view where memory allows it, else a copy."""
-    if len(dims) > 1:
-        last = list(range(-len(dims), 0))
-        student, teacher = (x.movedim(dims, last).flatten(-len(dims)) for x in (student, teacher))
-        dims = (student.dim() - 1,)
-    if student.dim() > _MAX_DIMS:
-        student, teacher = (x.movedim(dims[0], -1).flatten(0, -2) for x in (student, teacher))
-        dims = (1,)
-    return student, teacher, list(dims)
+    if len(dims) == 1 and student.dim() <= _MAX_DIMS:
+        return student, teacher, list(dims)
+
+    def join(x: Tensor) -> Tensor:
+        x = x.movedim(dims, list(range(-len(dims), 0))).flatten(-len(dims))
+        return x.flatten(0, -2) if x.dim() > _MAX_DIMS else x
+
+    student = join(student)
+    return student, None if teacher is None else join(teacher), [student.dim() - 1]
 
 
 # ---- Fake kernels

@@ -19,6 +19,7 @@ from kdfast.ops._definition import (
     row_weight,
 )
 from kdfast.ops._index import checked
+from kdfast.ops._row_loss import register_fakes, row_loss
 
 
 def cross_entropy_kl_div_reference(
@@ -128,9 +129,19 @@ def cross_entropy_kl_div(
     _check.reduction(reduction)
     if mask is not None:
         _check.row_mask(mask, row_shape, student)
-    backend.of(student, "cross_entropy_kl_div")
+    kernels = backend.of(student, "cross_entropy_kl_div")
+    if kernels != "reference":
+        return row_loss(
+            "cross_entropy_kl_div", kernels, student,
+            teacher=teacher, index=target, weight=weight, dim=dims, mask=mask, reduction=reduction, outputs=2,
+            temperature=temperature, scale=temperature**2 if scale_t2 else 1.0, a=smoothing,
+            ignore_index=ignore_index,
+        )  # fmt: skip
     return cross_entropy_kl_div_reference(
         student, teacher, target,
         temperature=temperature, dim=dims, label_smoothing=smoothing, weight=weight,
         ignore_index=ignore_index, mask=mask, scale_t2=scale_t2, reduction=reduction,
     )  # fmt: skip
+
+
+register_fakes("cross_entropy_kl_div", outputs=2)

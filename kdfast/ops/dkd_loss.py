@@ -9,6 +9,7 @@ from kdfast import backend
 from kdfast.ops import _check
 from kdfast.ops._definition import INF, compute_type, dot_possible, keep, log_sum_exp, possible, reduce_rows
 from kdfast.ops._index import checked
+from kdfast.ops._row_loss import register_fakes, row_loss
 
 
 def dkd_loss_reference(
@@ -86,7 +87,16 @@ def dkd_loss(
     alpha, beta = _check.number("alpha", alpha), _check.number("beta", beta)
     temperature = _check.positive("temperature", temperature)
     _check.reduction(reduction)
-    backend.of(student, "dkd_loss")
+    kernels = backend.of(student, "dkd_loss")
+    if kernels != "reference":
+        return row_loss(
+            "dkd_loss", kernels, student,
+            teacher=teacher, index=target, dim=(student.dim() - 1,), reduction=reduction,
+            temperature=temperature, scale=temperature**2, a=alpha, b=beta,
+        )[0]  # fmt: skip
     return dkd_loss_reference(
         student, teacher, target, alpha=alpha, beta=beta, temperature=temperature, reduction=reduction
     )
+
+
+register_fakes("dkd_loss")

@@ -9,6 +9,7 @@ from kdfast import backend
 from kdfast.ops import _check
 from kdfast.ops._definition import INF, compute_type, keep, possible, reduce_rows
 from kdfast.ops._index import checked
+from kdfast.ops._row_loss import register_fakes, row_loss
 
 
 def focal_loss_reference(
@@ -86,8 +87,17 @@ def focal_loss(
     _check.flag("weight_in_pt", weight_in_pt)
     _check.whole_number("ignore_index", ignore_index, -(2**63))
     _check.reduction(reduction)
-    backend.of(logits, "focal_loss")
+    kernels = backend.of(logits, "focal_loss")
+    if kernels != "reference":
+        return row_loss(
+            "focal_loss", kernels, logits,
+            index=target, weight=weight, dim=(logits.dim() - 1,), reduction=reduction, a=gamma,
+            b=float(weight_in_pt), ignore_index=ignore_index,
+        )[0]  # fmt: skip
     return focal_loss_reference(
         logits, target, gamma=gamma, weight=weight, weight_in_pt=weight_in_pt, ignore_index=ignore_index,
         reduction=reduction,
     )  # fmt: skip
+
+
+register_fakes("focal_loss")

@@ -18,6 +18,7 @@ from kdfast.ops._definition import (
     reduce_rows,
     row_weight,
 )
+from kdfast.ops._row_loss import register_fakes, row_loss
 
 
 def soft_cross_entropy_reference(
@@ -74,8 +75,17 @@ def soft_cross_entropy(
     _check.reduction(reduction)
     if mask is not None:
         _check.row_mask(mask, [n for d, n in enumerate(student.shape) if d not in dims], student)
-    backend.of(student, "soft_cross_entropy")
+    kernels = backend.of(student, "soft_cross_entropy")
+    if kernels != "reference":
+        return row_loss(
+            "soft_cross_entropy", kernels, student,
+            teacher=teacher_probs, dim=dims, mask=mask, reduction=reduction, temperature=temperature,
+            scale=temperature**2 if scale_t2 else 1.0,
+        )[0]  # fmt: skip
     return soft_cross_entropy_reference(
         student, teacher_probs,
         temperature=temperature, dim=dims, mask=mask, scale_t2=scale_t2, reduction=reduction,
     )  # fmt: skip
+
+
+register_fakes("soft_cross_entropy")

@@ -18,8 +18,10 @@ from kdfast.ops._definition import (
     row_weight,
 )
 from kdfast.ops._index import checked
+from kdfast.ops._row_loss import register_fakes, row_loss
 
 TAILS = ("bucket", "renormalize")
+ROUNDING = 8  # units in the last place of 1: a tail with less mass holds nothing but rounding errors
 
 
 def topk_kl_div_reference(
@@ -64,7 +66,7 @@ def _tail(log_p: Tensor, log_q: Tensor, given: torch.dtype) -> Tensor:
     log_q = log_sum_exp(log_q)
     # What rounding alone can leave of a teacher whose k classes are all there are is no mass.
     rounding = torch.where(log_q == -INF, torch.finfo(given).eps, torch.finfo(log_p.dtype).eps)
-    mass = torch.where(mass > 8 * rounding, mass, 0)
+    mass = torch.where(mass > ROUNDING * rounding, mass, 0)
     return torch.where(mass > 0, mass * (torch.where(mass > 0, mass, 1).log() - log_q), 0)
 
 
@@ -119,7 +121,17 @@ def topk_kl_div(
     _check.reduction(reduction)
     if mask is not None:
         _check.row_mask(mask, student.shape[:-1], student)
-    backend.of(student, "topk_kl_div")
+    kernels = backend.of(student, "topk_kl_div")
+    if kernels != "reference":
+        given, compute = teacher_log_probs.dtype, compute_type(student, teacher_log_probs)
+        whole = teacher_log_probs.size(-1) == student.size(-1)
+        return row_loss(
+            "topk_kl_div", kernels, student,
+            index=teacher_indices, sparse=teacher_log_probs, dim=(student.dim() - 1,), mask=mask,
+            reduction=reduction, temperature=temperature, scale=temperature**2 if scale_t2 else 1.0,
+            a=float(whole or tail == "renormalize"), b=ROUNDING * torch.finfo(compute).eps,
+            c=ROUNDING * torch.finfo(given).eps,
+        )[0]  # fmt: skip
     return topk_kl_div_reference(
         student, teacher_log_probs, teacher_indices,
         temperature=temperature, tail=tail, mask=mask, scale_t2=scale_t2, reduction=reduction,
@@ -139,3 +151,6 @@ def _check_sparse(student: Tensor, log_probs: Tensor) -> None:
             f"{log_probs.size(-1)}"
         )
     _check.same_device("student", student, "teacher_log_probs", log_probs)
+
+
+register_fakes("topk_kl_div")

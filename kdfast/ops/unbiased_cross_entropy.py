@@ -11,6 +11,7 @@ from kdfast import backend
 from kdfast.ops import _check
 from kdfast.ops._definition import compute_type, keep, log_sum_exp, possible, reduce_rows
 from kdfast.ops._index import checked
+from kdfast.ops._row_loss import register_fakes, row_loss
 
 
 def unbiased_cross_entropy_reference(
@@ -61,5 +62,13 @@ def unbiased_cross_entropy(
     if _check.whole_number("num_old", num_old, 0) >= logits.size(-1):
         raise ValueError(f"num_old must be below the number of classes, {logits.size(-1)}, got {num_old}")
     _check.reduction(reduction)
-    backend.of(logits, "unbiased_cross_entropy")
+    kernels = backend.of(logits, "unbiased_cross_entropy")
+    if kernels != "reference":
+        return row_loss(
+            "unbiased_cross_entropy", kernels, logits,
+            index=target, dim=(logits.dim() - 1,), reduction=reduction, a=float(num_old),
+        )[0]  # fmt: skip
     return unbiased_cross_entropy_reference(logits, target, num_old=num_old, reduction=reduction)
+
+
+register_fakes("unbiased_cross_entropy")

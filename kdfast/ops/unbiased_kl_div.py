@@ -10,6 +10,7 @@ from torch import Tensor
 from kdfast import backend
 from kdfast.ops import _check
 from kdfast.ops._definition import compute_type, dot_possible, keep, log_sum_exp, possible, reduce_rows
+from kdfast.ops._row_loss import register_fakes, row_loss
 
 
 def unbiased_kl_div_reference(
@@ -62,5 +63,13 @@ def unbiased_kl_div(student: Tensor, teacher: Tensor, *, num_new: int, reduction
         )
     _check.same_device("student", student, "teacher", teacher)
     _check.reduction(reduction)
-    backend.of(student, "unbiased_kl_div")
+    kernels = backend.of(student, "unbiased_kl_div")
+    if kernels != "reference":
+        return row_loss(
+            "unbiased_kl_div", kernels, student,
+            teacher=teacher, dim=(student.dim() - 1,), reduction=reduction, a=float(teacher.size(-1)),
+        )[0]  # fmt: skip
     return unbiased_kl_div_reference(student, teacher, num_new=num_new, reduction=reduction)
+
+
+register_fakes("unbiased_kl_div")

@@ -6,7 +6,7 @@
 #include <optional>
 #include <vector>
 
-#include "bind.h"
+#include "rows.h"
 
 #define KD_DIVERGENCE(name, Formula) \
   extern "C" void kd_##name##_cuda(const kd::DivergenceArgs& args, int backward, void* stream);
@@ -25,27 +25,6 @@ const std::map<std::string, Kernels>& kernels() {
 #undef KD_DIVERGENCE
   };
   return all;
-}
-
-kd::RowView view_of(const py::array& x) {
-  kd::RowView view = {};
-  view.data = const_cast<void*>(x.data());
-  view.dtype = dtype_of(x);
-  const int last = static_cast<int>(x.ndim()) - 1;
-  view.class_stride = x.strides(last) / x.itemsize();
-  for (int d = 0; d < last; ++d) view.row_stride[d] = x.strides(d) / x.itemsize();
-  return view;
-}
-
-kd::RowShape shape_of(const py::array& x) {
-  kd::RowShape shape = {};
-  const int last = static_cast<int>(x.ndim()) - 1;
-  shape.rows = 1;
-  shape.classes = x.shape(last);
-  shape.dims = last > 0 ? last : 1;
-  shape.size[0] = 1;
-  for (int d = 0; d < last; ++d) shape.rows *= shape.size[d] = x.shape(d);
-  return shape;
 }
 
 kd::DivergenceArgs common(Arguments& arguments, const py::array& student, const py::array& teacher,

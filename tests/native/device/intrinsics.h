@@ -26,6 +26,7 @@ void __stcg(T* address, T value) {
   *address = value;
 }
 
+[[noreturn]] inline void __trap() { __builtin_trap(); }
 inline float __expf(float x) { return std::exp(x); }
 inline float __exp10f(float x) { return std::pow(10.0f, x); }
 inline float __logf(float x) { return std::log(x); }

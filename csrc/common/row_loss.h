@@ -1,0 +1,197 @@
+// The family of losses that take a row of logits at a time: cross entropies, focal, DKD, sparse teachers,
+// folded classes.
+//
+// A formula is a struct whose `run` takes one row through its passes. It sees the row through a walker W,
+// which is a vector of neighbouring classes on the CPU and a team of threads on the GPU:
+//   w.each(body)        body(i, s, t) for every number i (a vector of class numbers) with student and teacher
+//   logits w.each_grad(body)   the same; what body returns is the gradient w.sum(x), w.largest(x)   over
+//   lanes or threads, as one scalar that all have w.student(c), w.teacher(c)   one class w.is(i, c),
+//   w.below(i, c)    masks: i == c, i < c
+// So each formula is one text for every device. Rows are recomputed in the backward pass: nothing is kept but
+// the inputs.
+#pragma once
+
+#include "divergence.h"
+
+namespace kd {
+
+constexpr int kMaxOutputs = 2;
+
+struct RowLossArgs {
+  RowShape shape;            // of the student
+  RowView student, teacher;  // teacher.data is null where the loss has none
+  RowView grad;              // data is null if no gradient is wanted
+  DType compute;             // type A
+  int64_t teacher_classes;   // may be fewer than the student's: the rest are padding
+  const int64_t*
+      index;  // [rows, indices]: targets, or the classes of a sparse teacher; null if there are none
+  int64_t indices;
+  int64_t ignore_index;               // a row with this target is dropped
+  const void* sparse;                 // A [rows, indices]: log-probabilities of a sparse teacher
+  const void* class_weight;           // A [classes, padded to a multiple of 16] or null
+  const void* mask;                   // A [rows] or null; 0 drops a row
+  const void* mask_sum;               // A [1] or null: the forward kernel's gradient is divided by it
+  void* row_value[kMaxOutputs];       // A [rows]
+  void* row_weight[kMaxOutputs];      // A [rows] or null
+  const void* upstream[kMaxOutputs];  // backward: A, one value or [rows]; null: forward
+  int64_t upstream_stride[kMaxOutputs];
+  const void* norm[kMaxOutputs];  // backward: A [1]
+  double temperature;
+  double scale;  // T^2 or 1
+  double param[3];
+  double grad_factor;  // forward: 1 / (rows or batch)
+};
+
+namespace {
+
+// What one row gives: values that carry scale but no mask, and what the mask is multiplied by in the count.
+template <class A>
+struct RowResult {
+  bool counted;
+  A value[kMaxOutputs], weight[kMaxOutputs];
+};
+
+template <class A>
+KD_FN RowResult<A> uncounted_row() {
+  return {false, {0, 0}, {0, 0}};
+}
+
+template <class A>
+KD_FN bool impossible(A x) {
+  return x == minus_infinity<A>();
+}
+
+// A constant of the row in every lane.
+template <class N, class A>
+KD_FN N spread(A x) {
+  return N{} + x;
+}
+
+// What the gradient of each value is multiplied by in this row. False if by nothing: the gradient is 0 by
+// selection.
+template <class A>
+KD_FN bool row_factors(const RowLossArgs& args, int64_t row, A weight, int outputs, A* factor) {
+  bool any = false;
+  for (int o = 0; o < outputs; ++o) {
+    const A* upstream = static_cast<const A*>(args.upstream[o]);
+    if (upstream != nullptr) {
+      factor[o] = *static_cast<const A*>(args.norm[o]) * upstream[row * args.upstream_stride[o]] * weight;
+    } else {
+      const A total = args.mask_sum != nullptr ? *static_cast<const A*>(args.mask_sum) : A(1);
+      factor[o] = total == A(0) ? A(0) : static_cast<A>(args.grad_factor) / total * weight;
+    }
+    any |= factor[o] != A(0);
+  }
+  return any && weight != A(0);
+}
+
+// Maximum and sum of exponentials of the student's classes that `wanted` picks: sum e^{(s - max) / T}.
+template <class A>
+struct Mass {
+  A max, sum;
+};
+
+template <class W, class Wanted>
+KD_FN Mass<typename W::A> student_mass(W& w, typename W::A inverse_temperature, Wanted wanted) {
+  using N = typename W::N;
+  N most = minus_infinity<N>();
+  w.each([&](auto i, N s, N) { most = larger(select(wanted(i), s, minus_infinity<N>()), most); });
+  Mass<typename W::A> mass = {w.largest(most), 0};
+  const N reference_max = spread<N>(reference(mass.max)), inverse = spread<N>(inverse_temperature);
+  N sum = fill<N>(0);
+  w.each([&](auto i, N s, N) {
+    sum = sum + select(wanted(i), exp_below((s - reference_max) * inverse), fill<N>(0));
+  });
+  mass.sum = w.sum(sum);
+  return mass;
+}
+
+// log(e^a + e^b).
+template <class A>
+KD_FN A log_add(A a, A b) {
+  const A most = larger(a, b), least = smaller(a, b);
+  return impossible(most) ? most : most + log1p(exp_below(least - most));
+}
+
+// Both sides of the classes that `wanted` picks, after pass 1 of the divergences (see divergence.h).
+template <class A>
+struct Pair {
+  Row<A> row;
+  bool student_possible, teacher_possible;
+};
+
+template <class W, class Wanted>
+KD_FN Pair<typename W::A> pair_of_rows(W& w, typename W::A inverse_temperature, int64_t first,
+                                       Wanted wanted) {
+  using N = typename W::N;
+  using A = typename W::A;
+  const N none = minus_infinity<N>();
+  N student_max = none, teacher_max = none;
+  w.each([&](auto i, N s, N t) {
+    student_max = larger(select(wanted(i), s, none), student_max);
+    teacher_max = larger(select(wanted(i), t, none), teacher_max);
+  });
+  const A s_max = w.largest(student_max), t_max = w.largest(teacher_max);
+  const A shift = first < w.classes() ? first_shift(w.student(first), w.teacher(first)) : A(0);
+  Statistics<N> part = no_statistics<N>();
+  part.student_max = spread<N>(s_max);
+  part.teacher_max = spread<N>(t_max);
+  const N inverse = spread<N>(inverse_temperature), shifts = spread<N>(shift);
+  w.each([&](auto i, N s, N t) {
+    const auto in = wanted(i);
+    add<false>(part, select(in, s, none), select(in, t, none), shifts, inverse);
+  });
+  const Statistics<A> whole = {s_max,
+                               w.sum(part.student_sum),
+                               t_max,
+                               w.sum(part.teacher_sum),
+                               w.sum(part.excess),
+                               w.largest(part.distance)};
+  return {finish(whole, shift), !impossible(s_max), !impossible(t_max)};
+}
+
+template <class N, class A>
+KD_FN Row<N> spread_row(const Row<A>& row) {
+  return {spread<N>(row.student_max), spread<N>(row.student_inverse_sum),
+          spread<N>(row.teacher_max), spread<N>(row.teacher_inverse_sum),
+          spread<N>(row.shift),       spread<N>(row.log_ratio),
+          spread<N>(row.regime),      spread<N>(row.sum)};
+}
+
+// Calls body(constant) where constant.kNear tells the row's regime at compile time.
+template <bool near>
+struct Regime {
+  static constexpr bool kNear = near;
+};
+template <class A, class Body>
+KD_FN void in_regime_of(const Row<A>& row, Body body) {
+  if (row.regime == A(kNear))
+    body(Regime<true>{});
+  else
+    body(Regime<false>{});
+}
+
+// ---- One target among the classes
+// ------------------------------------------------------------------------------------
+
+// -log of the target's probability and its parts, none of them a difference of nearly equal numbers.
+template <class A>
+struct Target {
+  A loss;  // -log p, +inf where the target cannot occur
+  A p;     // its probability
+  A rest;  // 1 - p
+};
+
+// mass: over every class; others: the sum without the target, relative to the same maximum; at T = 1.
+template <class A>
+KD_FN Target<A> target_of(const Mass<A>& mass, A others, A logit) {
+  const A e = exp_below(logit - mass.max);
+  Target<A> x;
+  x.loss = e > A(0.125) ? log1p(others / e) : log(mass.sum) - (logit - mass.max);
+  x.p = e / mass.sum;
+  x.rest = others / mass.sum;
+  return x;
+}
+
+}  // namespace
+}  // namespace kd

@@ -1,0 +1,5 @@
+#include "focal_loss.h"
+
+#include "common/row_loss_op.h"
+
+KD_ROW_LOSS_OP(focal_loss, 1, "target")
