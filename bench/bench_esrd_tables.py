@@ -3,9 +3,9 @@
     python bench/bench_esrd_tables.py --rows 10000000 --save bench/results/MACHINE
 
 Synthetic people are written as CSV and Parquet shards. Then, each in a process of its own:
-- polars-csv, pandas-csv: labs -> units converted, bad rows counted and left out, mean per person, three months
-  and test. Polars does it through the recipe's own code, pandas in chunks of a million rows, the only way it
-  stays within 4 GB; the two must agree.
+- polars-csv, pandas-csv: labs -> units converted, bad rows counted and left out, mean per person, three
+  months and test. Polars does it through the recipe's own code, pandas in chunks of a million rows, the only
+  way it stays within 4 GB; the two must agree.
 - cohort-csv, cohort-parquet: the recipe's whole way from all six tables to the cohort (`build_cohort`).
 The record is bench/results/<machine>/esrd_tables.json. Within 4 GB is required, the faster library is used.
 """
@@ -194,7 +194,8 @@ def main() -> None:
 
 
 def test_read_labs(benchmark) -> None:
-    """`kdfast bench esrd_tables`: a small case of the same; starts green, since `measure` compares the two."""
+    """`kdfast bench esrd_tables`: a small case of the same; starts green, since `measure` compares the
+    two."""
     record = benchmark.pedantic(measure, args=(200_000,), rounds=1)
     assert all(r["peak_gb"] < LIMIT_GB for r in record["results"])
 

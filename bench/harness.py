@@ -2,8 +2,9 @@
 
 A Case has providers: functions that do one training step's worth of an op (forward and backward). Every round
 runs them all, one after the other, so that a machine that slows down slows all of them; kdfast itself is what
-pytest-benchmark times, the others are timed in each round's setup. What counts is the median over ROUNDS rounds
-of the ratio within a round, of the best of RUNS runs. Before anything is timed, every provider's gradient is
+pytest-benchmark times, the others are timed in each round's setup. What counts is the median over ROUNDS
+rounds of the ratio within a round, of the best of RUNS runs. Before anything is timed, every provider's
+gradient is
 compared with float64: a wrong one is shown as wrong.
 """
 

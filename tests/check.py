@@ -56,7 +56,8 @@ def logits(
 
 
 def _sizes() -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Rows and classes; fewer for Triton's interpreter, which takes seconds where a kernel takes microseconds."""
+    """Rows and classes; fewer for Triton's interpreter, which takes seconds where a kernel takes
+    microseconds."""
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     return ((0, 3), (1, 9, 257)) if interpreted else (ROWS, SIZES)
 

@@ -1,4 +1,5 @@
-"""The test vectors of the divergences: sums over rows in 40-digit arithmetic, and the sums of |gradient|, at T = 1, 1.7, 4."""
+"""The test vectors of the divergences: sums over rows in 40-digit arithmetic, and the sums of |gradient|, at
+T = 1, 1.7, 4."""
 
 import torch
 from check import wave

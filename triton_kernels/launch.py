@@ -5,7 +5,8 @@ from torch import Tensor
 
 
 def launch(kernel, programs: int, arguments: tuple = (), **named) -> None:
-    """Runs `programs` programs of a kernel on the current stream of its first tensor's device; 0 is no launch.
+    """Runs `programs` programs of a kernel on the current stream of its first tensor's device; 0 is no
+    launch.
 
     A kernel's arguments come in order, or by name; among the named are constants, num_warps and num_stages.
     """

@@ -1,7 +1,8 @@
 """Squared distance of normalised features: means by channel, norms and distances by position, gradients
 either way.
 
-r = scale (z_s - ratio z_t), value |r|^2, gradient (2/|z_s|) (r - <a, r> a) with a = scale z_s; see csrc/normalized_mse.h.
+r = scale (z_s - ratio z_t), value |r|^2, gradient (2/|z_s|) (r - <a, r> a) with a = scale z_s; see
+csrc/normalized_mse.h.
 """
 
 import torch

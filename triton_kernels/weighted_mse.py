@@ -1,7 +1,8 @@
 """Squared errors under weights of positions and channels: a program a block of positions, walking the
 channels.
 
-e_bp = sum_c v d^2, g_bc = sum_p d^2, gradient -2 (u a v + w b) d with d = teacher - student; see csrc/weighted_mse.h.
+e_bp = sum_c v d^2, g_bc = sum_p d^2, gradient -2 (u a v + w b) d with d = teacher - student; see
+csrc/weighted_mse.h.
 """
 
 import torch

@@ -1,8 +1,8 @@
 """L1 and generalised IoU between boxes that belong together: the localisation terms of DETR and of its
 distillation.
 
-GIoU = I/U - (C - U)/C with intersection I, union U, enclosing area C (Rezatofighi et al., CVPR 2019). Elementwise: no [N, N]
-matrix whose diagonal is then taken.
+GIoU = I/U - (C - U)/C with intersection I, union U, enclosing area C (Rezatofighi et al., CVPR 2019).
+Elementwise: no [N, N] matrix whose diagonal is then taken.
 """
 
 from __future__ import annotations

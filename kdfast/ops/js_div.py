@@ -56,8 +56,8 @@ def js_div(
 ) -> Tensor:
     """beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q, from raw logits.
 
-    Agarwal et al. 2024 (GKD), eq. 1. beta in [0, 1] is the teacher's share. At beta = 0 and beta = 1 the value
-    is 0, the limit of this definition (it is not scaled to become a KL there).
+    Agarwal et al. 2024 (GKD), eq. 1. beta in [0, 1] is the teacher's share. At beta = 0 and beta = 1 the
+    value is 0, the limit of this definition (it is not scaled to become a KL there).
 
     Shapes, dtypes, `temperature`, `dim`, `mask`, `scale_t2`, `reduction`, the result and the errors are those
     of kdfast.functional.kl_div.

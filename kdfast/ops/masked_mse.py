@@ -52,8 +52,9 @@ def masked_mse(
 ) -> tuple[Tensor, Tensor]:
     """Mean squared error under spatial masks and under channel masks, each divided by its mask's mass.
 
-    loss_spatial = mean_{b,m} sum_p M_mp^2 e_p / (C sum_p M_mp + eps), loss_channel = mean_{b,m} sum_c M_mc^2 g_c /
-    (HW sum_c M_mc + eps). Masks of ones give the mean squared error, masks of 0.5 half of it (up to eps).
+    loss_spatial = mean_{b,m} sum_p M_mp^2 e_p / (C sum_p M_mp + eps), loss_channel = mean_{b,m} sum_c M_mc^2
+    g_c / (HW sum_c M_mc + eps). Masks of ones give the mean squared error, masks of 0.5 half of it (up to
+    eps).
 
     Args:
         student, teacher: maps [B, C, H, W], any dtypes and layouts. The student gets a gradient, the teacher

@@ -96,8 +96,8 @@ def nd_loss(
     Args:
         student: embeddings [B, D]; float64, float32, bfloat16 or float16. Gets the gradient.
         teacher: embeddings [B, D]; a constant.
-        class_means: the teacher's mean embedding of every class [K, D] (`kdfast.nn.ClassMeans` makes them); a constant.
-            A row with a NaN is a class that is not known: its samples are not counted.
+        class_means: the teacher's mean embedding of every class [K, D] (`kdfast.nn.ClassMeans` makes them); a
+            constant. A row with a NaN is a class that is not known: its samples are not counted.
         target: classes [B], integers in [0, K) or `ignore_index`.
         mask: bool or float [B]; 0 drops the row, other values weigh it.
         ignore_index: the target of rows that are not counted.

@@ -1,4 +1,5 @@
-"""Runs of the feature losses' CUDA kernels on the emulated device, from torch tensors: what the ops do around them."""
+"""Runs of the feature losses' CUDA kernels on the emulated device, from torch tensors: what the ops do around
+them."""
 
 from __future__ import annotations
 
