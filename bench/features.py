@@ -17,8 +17,14 @@ def noise(shape: Sequence[int], dtype: torch.dtype = torch.float32, seed: int = 
 
 
 def case(
-    op: str, name: str, student: Tensor, teacher: Tensor, ours: Callable, plain: dict[str, Callable], extra_bytes: int = 0
-) -> Case:  # fmt: skip
+    op: str,
+    name: str,
+    student: Tensor,
+    teacher: Tensor,
+    ours: Callable,
+    plain: dict[str, Callable],
+    extra_bytes: int = 0,
+) -> Case:
     """ours and plain take (student, teacher); every plain form but the naive ones is also compiled."""
     leaf = student.requires_grad_()
     values = student.detach()

@@ -1,5 +1,5 @@
-// Generalised Jensen-Shannon divergence: beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q; beta is the
-// teacher's share. At beta = 0 and beta = 1 it is 0, the limit of this definition.
+// Generalised Jensen-Shannon divergence: beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q;
+// beta is the teacher's share. At beta = 0 and beta = 1 it is 0, the limit of this definition.
 //
 // Value: sum beta p phi(u) + (1 - beta) q phi(w), u = log m/p, w = log m/q = u + r (one logarithm for both).
 // Gradient by student / T: (1 - beta) q (-w + sum q w).
@@ -31,8 +31,8 @@ struct JsDiv {
 
  private:
   KD_FN N log_m_over_p(const Element<N>& x) const { return log1p(fill<N>(rest) * excess(x.r)); }
-  // Where p is nothing beside q it is log(1 - beta). Where q = 0 it is infinite and only stands beside q: any number above
-  // 1/2 makes bregman() give the limit.
+  // Where p is nothing beside q it is log(1 - beta). Where q = 0 it is infinite and only stands beside q: any
+  // number above 1/2 makes bregman() give the limit.
   KD_FN N log_m_over_q(const Element<N>& x, N u) const {
     const N infinity = -minus_infinity<N>();
     return select(x.r < fill<N>(-kNothing), fill<N>(log_rest), select(x.r == infinity, fill<N>(1), u + x.r));

@@ -1,7 +1,7 @@
 // KL(p || q), p = softmax(teacher / T), q = softmax(student / T).
 //
-// Value: sum p phi(-r) (the Bregman form: accurate near p = q, never negative). Gradient by student / T: q - p.
-// p = 0: the class adds q. q = 0 < p: +inf, with the finite gradient -p.
+// Value: sum p phi(-r) (the Bregman form: accurate near p = q, never negative). Gradient by student / T: q -
+// p. p = 0: the class adds q. q = 0 < p: +inf, with the finite gradient -p.
 #pragma once
 
 #include "common/divergence.h"

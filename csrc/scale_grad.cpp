@@ -25,7 +25,8 @@ static bool is_dense(const Tensor& x) {
 static void scale_grad_(Tensor grad, const Tensor& factor) {
   if (grad.numel() == 0) return;
   if (!is_dense(grad)) throw std::invalid_argument("scale_grad_: grad must fill its memory without gaps");
-  const ScaleGradArgs args = {grad.data_ptr(), dtype_of(grad), grad.numel(), factor.data_ptr(), dtype_of(factor)};
+  const ScaleGradArgs args = {grad.data_ptr(), dtype_of(grad), grad.numel(), factor.data_ptr(),
+                              dtype_of(factor)};
   launch(KD_KERNELS(scale_grad), args, Pass::kForward, 4096, grad);
 }
 

@@ -1,7 +1,9 @@
-// KL(p || m), m = lambda p + (1 - lambda) q: finite wherever p and q are, since m > 0 where p > 0 (Ko et al. 2024).
+// KL(p || m), m = lambda p + (1 - lambda) q: finite wherever p and q are, since m > 0 where p > 0 (Ko et al.
+// 2024).
 //
-// Value: sum p phi(u), u = log m/p. Gradient by student / T: (1 - lambda) q (b - sum q b), where b may be 1 - p/m or -p/m,
-// since q sums to 1: the first keeps the digits of nearly equal rows, the second those of rows that share next to nothing.
+// Value: sum p phi(u), u = log m/p. Gradient by student / T: (1 - lambda) q (b - sum q b), where b may be 1 -
+// p/m or -p/m, since q sums to 1: the first keeps the digits of nearly equal rows, the second those of rows
+// that share next to nothing.
 #pragma once
 
 #include "common/divergence.h"

@@ -81,7 +81,8 @@ def build(given: argparse.Namespace) -> ClassMeans:
         collate_fn=_side_by_side if given.rois else None,
     )  # fmt: skip
     provenance = {
-        "teacher": given.teacher, "weights": digest, "data": Path(given.data).name, "layer": given.layer or "",
+        "teacher": given.teacher, "weights": digest, "data": Path(given.data).name,
+        "layer": given.layer or "",
         "transform": given.transform if Path(given.data).is_dir() else "of the data set",
     }  # fmt: skip
     pairs = _of_rois(teacher, loader, given.device) if given.rois else _of_images(teacher, loader, given)

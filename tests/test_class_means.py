@@ -114,7 +114,8 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 def classifier():
     torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 5), torch.nn.ReLU(), torch.nn.Linear(5, 2))
+    first, last = torch.nn.Linear(3 * 8 * 8, 5), torch.nn.Linear(5, 2)
+    return torch.nn.Sequential(torch.nn.Flatten(), first, torch.nn.ReLU(), last)
 
 def images():
     torch.manual_seed(0)

@@ -44,9 +44,13 @@ MAPS = {
     "channel_wise_kl": (KF.channel_wise_kl, channel_wise_kl.channel_wise_kl_reference),
     "hint_mse": (KF.hint_mse, hint_mse.hint_mse_reference),
     "cosine_distance": (
-        lambda s, t: KF.cosine_distance(s, t, dim=1), lambda s, t: cosine_distance.cosine_distance_reference(s, t, dim=1),
+        lambda s, t: KF.cosine_distance(s, t, dim=1),
+        lambda s, t: cosine_distance.cosine_distance_reference(s, t, dim=1),
     ),
-    "similarity_preserving": (KF.similarity_preserving, similarity_preserving.similarity_preserving_reference),
+    "similarity_preserving": (
+        KF.similarity_preserving,
+        similarity_preserving.similarity_preserving_reference,
+    ),
     "rkd_distance": (KF.rkd_distance, rkd_distance.rkd_distance_reference),
     "rkd_angle": (lambda s, t: KF.rkd_angle(s, t, chunk_rows=2), rkd_angle.rkd_angle_reference),
     "hcl_loss": (KF.hcl_loss, hcl_loss.hcl_loss_reference),

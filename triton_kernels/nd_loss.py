@@ -181,8 +181,8 @@ def _fake(student, teacher, class_means, target, mask, ignore_index, reduction, 
 
 
 define(
-    "nd_loss(Tensor student, Tensor teacher, Tensor class_means, Tensor target, Tensor? mask, int ignore_index, "
-    "int reduction, bool with_grad) -> (Tensor, Tensor, Tensor)",
+    "nd_loss(Tensor student, Tensor teacher, Tensor class_means, Tensor target, Tensor? mask, "
+    "int ignore_index, int reduction, bool with_grad) -> (Tensor, Tensor, Tensor)",
     nd_loss,
     _fake,
 )

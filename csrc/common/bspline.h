@@ -29,7 +29,8 @@ struct Near {
   KD_FN N inverse(int p, int r) const { return fill<N>(1) / (knot(r + 1) - knot(r + 1 - p)); }
 };
 
-// The K+1 bases of a span, or their derivatives of some order. Aligned so that 16 bytes may be copied at once.
+// The K+1 bases of a span, or their derivatives of some order. Aligned so that 16 bytes may be copied at
+// once.
 template <int K, class N>
 struct alignas((K + 1) * sizeof(N) == 16 ? 16 : alignof(N)) Local {
   N value[K + 1];

@@ -1,5 +1,5 @@
-// float16 and bfloat16 to and from float by integer arithmetic, in loops the compiler turns into vectors at every
-// instruction level; rounding is to nearest, ties to even.
+// float16 and bfloat16 to and from float by integer arithmetic, in loops the compiler turns into vectors at
+// every instruction level; rounding is to nearest, ties to even.
 #pragma once
 
 #include "math.h"
@@ -24,7 +24,8 @@ KD_FN float widen(Half x) {
   const uint32_t magnitude_bits = static_cast<uint32_t>(x.bits & 0x7fff) << 13;
   const float finite = bit_cast<float>(magnitude_bits) * 5.192296858534828e33f;  // 2^112
   const uint32_t special = (x.bits & 0x7c00) == 0x7c00 ? 0x7f800000u : 0u;       // infinity or NaN
-  return bit_cast<float>(bit_cast<uint32_t>(finite) | special | (static_cast<uint32_t>(x.bits & 0x8000) << 16));
+  return bit_cast<float>(bit_cast<uint32_t>(finite) | special |
+                         (static_cast<uint32_t>(x.bits & 0x8000) << 16));
 }
 
 KD_FN void narrow(float x, float* to) { *to = x; }
@@ -76,29 +77,41 @@ KD_FN void write_as(const A* from, T* to, int64_t stride, int64_t n) {
 template <class A>
 inline void read(const void* data, DType dtype, int64_t offset, int64_t stride, int64_t n, A* to) {
   switch (dtype) {
-    case DType::kFloat32: return read_as(static_cast<const float*>(data) + offset, stride, n, to);
-    case DType::kFloat64: return read_as(static_cast<const double*>(data) + offset, stride, n, to);
-    case DType::kFloat16: return read_as(static_cast<const Half*>(data) + offset, stride, n, to);
-    case DType::kBFloat16: return read_as(static_cast<const BFloat*>(data) + offset, stride, n, to);
+    case DType::kFloat32:
+      return read_as(static_cast<const float*>(data) + offset, stride, n, to);
+    case DType::kFloat64:
+      return read_as(static_cast<const double*>(data) + offset, stride, n, to);
+    case DType::kFloat16:
+      return read_as(static_cast<const Half*>(data) + offset, stride, n, to);
+    case DType::kBFloat16:
+      return read_as(static_cast<const BFloat*>(data) + offset, stride, n, to);
   }
 }
 
 template <class A>
 inline void write(const A* from, int64_t n, void* data, DType dtype, int64_t offset, int64_t stride) {
   switch (dtype) {
-    case DType::kFloat32: return write_as(from, static_cast<float*>(data) + offset, stride, n);
-    case DType::kFloat64: return write_as(from, static_cast<double*>(data) + offset, stride, n);
-    case DType::kFloat16: return write_as(from, static_cast<Half*>(data) + offset, stride, n);
-    case DType::kBFloat16: return write_as(from, static_cast<BFloat*>(data) + offset, stride, n);
+    case DType::kFloat32:
+      return write_as(from, static_cast<float*>(data) + offset, stride, n);
+    case DType::kFloat64:
+      return write_as(from, static_cast<double*>(data) + offset, stride, n);
+    case DType::kFloat16:
+      return write_as(from, static_cast<Half*>(data) + offset, stride, n);
+    case DType::kBFloat16:
+      return write_as(from, static_cast<BFloat*>(data) + offset, stride, n);
   }
 }
 
 template <class A>
 constexpr DType dtype_of();
 template <>
-constexpr DType dtype_of<float>() { return DType::kFloat32; }
+constexpr DType dtype_of<float>() {
+  return DType::kFloat32;
+}
 template <>
-constexpr DType dtype_of<double>() { return DType::kFloat64; }
+constexpr DType dtype_of<double>() {
+  return DType::kFloat64;
+}
 
 }  // namespace
 }  // namespace kd

@@ -2,16 +2,18 @@
 //
 // p = softmax(t / T) and q = softmax(s / T) of a row of teacher and student logits, r = log p/q.
 //
-// Pass 1 (Statistics) takes maxima and sums of exponentials, and one thing more: with a fixed shift k (the first class's
-// t - s) and d_i = (t_i - s_i - k) / T,
-//     log sum e^{t/T} - log sum e^{s/T} = k/T + log1p(D / S),   D = sum e^{(s-m)/T} expm1(d),   S = sum e^{(s-m)/T}.
-// Where the two rows are near each other (every |d| <= 1/4) the right side keeps all digits that the left side cancels:
-// t - s is taken with its rounding error (TwoSum), so r and q - p = p expm1(-r) stay accurate to 1e-6 relative at any distance. Elsewhere
-// k = m_t - m_s and the plain sums serve.
+// Pass 1 (Statistics) takes maxima and sums of exponentials, and one thing more: with a fixed shift k (the
+// first class's t - s) and d_i = (t_i - s_i - k) / T,
+//     log sum e^{t/T} - log sum e^{s/T} = k/T + log1p(D / S),   D = sum e^{(s-m)/T} expm1(d),   S = sum
+//     e^{(s-m)/T}.
+// Where the two rows are near each other (every |d| <= 1/4) the right side keeps all digits that the left
+// side cancels: t - s is taken with its rounding error (TwoSum), so r and q - p = p expm1(-r) stay accurate
+// to 1e-6 relative at any distance. Elsewhere k = m_t - m_s and the plain sums serve.
 //
-// Pass 2 sums a formula's terms; pass 3 makes the gradient (in pass 2 already if it needs no sum). -inf logits are classes
-// that cannot occur: `Element` holds p = 0 or q = 0 and r = -inf or +inf for them, and each formula says what that means.
-// Values are Bregman forms, sums of terms that are never negative: see specs of phi in math.h.
+// Pass 2 sums a formula's terms; pass 3 makes the gradient (in pass 2 already if it needs no sum). -inf
+// logits are classes that cannot occur: `Element` holds p = 0 or q = 0 and r = -inf or +inf for them, and
+// each formula says what that means. Values are Bregman forms, sums of terms that are never negative: see
+// specs of phi in math.h.
 #pragma once
 
 #include "math.h"
@@ -20,7 +22,16 @@
 namespace kd {
 
 // What a row's gradient needs, [rows, kRowState] numbers of the compute type.
-enum RowStateIndex { kStudentMax, kStudentInverseSum, kTeacherMax, kTeacherInverseSum, kShift, kLogRatio, kRegime, kRowSum };
+enum RowStateIndex {
+  kStudentMax,
+  kStudentInverseSum,
+  kTeacherMax,
+  kTeacherInverseSum,
+  kShift,
+  kLogRatio,
+  kRegime,
+  kRowSum
+};
 constexpr int kRowState = 8;
 // Values of kRegime.
 constexpr int kFar = 0, kNear = 1, kUncounted = -1;
@@ -29,7 +40,7 @@ constexpr int kFar = 0, kNear = 1, kUncounted = -1;
 struct DivergenceArgs {
   RowShape shape;
   RowView student, teacher;
-  RowView grad;             // like the student; data is null if no gradient is wanted
+  RowView grad;  // like the student; data is null if no gradient is wanted
   DType compute;
   const void* mask;         // A [rows] or null; 0 drops a row
   const void* mask_sum;     // A [1] or null; the forward kernels' gradient is divided by it
@@ -40,9 +51,9 @@ struct DivergenceArgs {
   int64_t upstream_stride;  // 0 or 1
   const void* norm;         // backward: A [1], a factor of every row
   double temperature;
-  double scale;             // T^2 or 1
-  double param;             // beta or lambda
-  double grad_factor;       // forward: scale / T / (rows or batch), what every row's gradient is multiplied by
+  double scale;        // T^2 or 1
+  double param;        // beta or lambda
+  double grad_factor;  // forward: scale / T / (rows or batch), what every row's gradient is multiplied by
 };
 
 namespace {
@@ -69,8 +80,8 @@ KD_FN N reference(N maximum) {
   return select(maximum == minus_infinity<N>(), fill<N>(0), maximum);
 }
 
-// What sums relative to one maximum become relative to a larger one. While nothing possible has been seen the sums are 0,
-// and the new maximum may be far below the reference.
+// What sums relative to one maximum become relative to a larger one. While nothing possible has been seen the
+// sums are 0, and the new maximum may be far below the reference.
 template <class N>
 KD_FN N lowering(N from, N to, N inverse_temperature) {
   return exp_below(smaller((reference(from) - reference(to)) * inverse_temperature, fill<N>(0)));
@@ -100,14 +111,15 @@ KD_FN Difference<N> difference(N student, N teacher, N shift) {
   return {h - shift, (teacher - kept) - (student - subtracted)};
 }
 
-// Adds one class (one vector of classes) whose logits are not above the maxima. Once a row is known to be far, the excess
-// is not wanted any more.
+// Adds one class (one vector of classes) whose logits are not above the maxima. Once a row is known to be
+// far, the excess is not wanted any more.
 template <bool known_far, class N>
 KD_FN void add(Statistics<N>& part, N student, N teacher, N shift, N inverse_temperature) {
   const N impossible = minus_infinity<N>();
   const N e = exp_below((student - reference(part.student_max)) * inverse_temperature);
   part.student_sum = part.student_sum + e;
-  part.teacher_sum = part.teacher_sum + exp_below((teacher - reference(part.teacher_max)) * inverse_temperature);
+  part.teacher_sum =
+      part.teacher_sum + exp_below((teacher - reference(part.teacher_max)) * inverse_temperature);
   if constexpr (known_far) return;
   const auto neither = (student == impossible) & (teacher == impossible);
   const Difference<N> x = difference(student, teacher, shift);
@@ -138,7 +150,8 @@ KD_FN N first_shift(N student, N teacher) {
   return select(magnitude(shift) < fill<N>(__builtin_huge_val()), shift, fill<N>(0));
 }
 
-// A row (or a vector of rows) after pass 1; kRowSum joins after pass 2. Numbers in the order of RowStateIndex.
+// A row (or a vector of rows) after pass 1; kRowSum joins after pass 2. Numbers in the order of
+// RowStateIndex.
 template <class N>
 struct Row {
   N student_max, student_inverse_sum, teacher_max, teacher_inverse_sum, shift, log_ratio, regime, sum;
@@ -149,14 +162,16 @@ KD_FN Row<N> finish(Statistics<N> part, N shift) {
   const N zero = fill<N>(0), one = fill<N>(1), impossible = minus_infinity<N>();
   const auto uncounted = (part.student_max == impossible) | (part.teacher_max == impossible);
   const auto near = part.distance <= fill<N>(kNearLimit);
-  const N student_sum = select(uncounted, one, part.student_sum), teacher_sum = select(uncounted, one, part.teacher_sum);
+  const N student_sum = select(uncounted, one, part.student_sum),
+          teacher_sum = select(uncounted, one, part.teacher_sum);
   Row<N> row;
   row.student_max = reference(part.student_max);
   row.teacher_max = reference(part.teacher_max);
   row.student_inverse_sum = one / student_sum;
   row.teacher_inverse_sum = one / teacher_sum;
   row.shift = select(near, shift, row.teacher_max - row.student_max);
-  row.log_ratio = select(near, log1p(part.excess * row.student_inverse_sum), log(teacher_sum) - log(student_sum));
+  row.log_ratio =
+      select(near, log1p(part.excess * row.student_inverse_sum), log(teacher_sum) - log(student_sum));
   row.regime = select(uncounted, fill<N>(kUncounted), select(near, fill<N>(kNear), zero));
   row.sum = zero;
   return row;
@@ -197,8 +212,8 @@ KD_FN N excess(N r) {
   return expm1(-larger(r, fill<N>(-kNothing)));
 }
 
-// weight * phi(u) where weight * expm1(u) = change is known: the series near 0, else change - weight * u. u = +-inf
-// stands for a class that is impossible on one side: see the formulas.
+// weight * phi(u) where weight * expm1(u) = change is known: the series near 0, else change - weight * u. u =
+// +-inf stands for a class that is impossible on one side: see the formulas.
 template <class N>
 KD_FN N bregman(N weight, N u, N change) {
   return select(magnitude(u) <= fill<N>(0.5), weight * phi_series(u), change - weight * u);

@@ -1,10 +1,12 @@
 // The ops of a divergence: schema, allocation, launch. A room's .cpp is one line: KD_DIVERGENCE_OP(name).
 //
-//   name(student, teacher, mask?, dim, temperature, scale, param, reduction, with_grad) -> (value, grad, state, norm)
-//   name_backward(grad_value, norm, student, teacher, mask?, state, dim, temperature, scale, param) -> grad
+//   name(student, teacher, mask?, dim, temperature, scale, param, reduction, with_grad) -> (value, grad,
+//   state, norm) name_backward(grad_value, norm, student, teacher, mask?, state, dim, temperature, scale,
+//   param) -> grad
 //
-// with_grad makes the gradient in the forward pass, where the loss is one number: three streams of memory (student,
-// teacher, gradient) where recomputing it later takes five. What upstream multiplies it by is then grad_value * norm.
+// with_grad makes the gradient in the forward pass, where the loss is one number: three streams of memory
+// (student, teacher, gradient) where recomputing it later takes five. What upstream multiplies it by is then
+// grad_value * norm.
 #pragma once
 
 #include "divergence.h"
@@ -30,8 +32,9 @@ inline std::vector<int64_t> row_sizes(const Tensor& student, const std::vector<i
   return sizes;
 }
 
-inline DivergenceArgs divergence_args(const Tensor& student, const Tensor& teacher, const std::optional<Tensor>& mask,
-                                      const Tensor* grad, const DivergenceOptions& options) {
+inline DivergenceArgs divergence_args(const Tensor& student, const Tensor& teacher,
+                                      const std::optional<Tensor>& mask, const Tensor* grad,
+                                      const DivergenceOptions& options) {
   DivergenceArgs args = {};
   std::vector<const Tensor*> tensors = {&student, &teacher};
   std::vector<RowView*> views = {&args.student, &args.teacher};
@@ -54,7 +57,8 @@ ForwardResult divergence_forward(const K& kernels, const Tensor& student, const 
   Tensor grad = with_grad ? fresh_like(student) : fresh(student, {0}, type);
   DivergenceArgs args = divergence_args(student, teacher, mask, with_grad ? &grad : nullptr, options);
   const int64_t rows = args.shape.rows;
-  Tensor row_value = fresh(student, scalar ? std::vector<int64_t>{rows} : row_sizes(student, options.dim), type);
+  Tensor row_value =
+      fresh(student, scalar ? std::vector<int64_t>{rows} : row_sizes(student, options.dim), type);
   Tensor row_weight = fresh(student, {scalar ? rows : 0}, type);
   Tensor state = fresh(student, {with_grad ? 0 : rows, kRowState}, type);
   Tensor loss = scalar ? fresh(student, {}, type) : row_value, norm = fresh(student, {}, type);
@@ -79,16 +83,17 @@ ForwardResult divergence_forward(const K& kernels, const Tensor& student, const 
   args.row_value = row_value.data_ptr();
   args.row_weight = scalar ? row_weight.data_ptr() : nullptr;
   args.state = with_grad ? nullptr : state.data_ptr();
-  args.grad_factor = options.scale / options.temperature / (reduce.presumed_count > 0 ? reduce.presumed_count : 1);
+  args.grad_factor =
+      options.scale / options.temperature / (reduce.presumed_count > 0 ? reduce.presumed_count : 1);
   if (rows > 0) launch(kernels, args, Pass::kForward, args.shape.classes, student);
   reduce_rows(reduce, student);
   return {loss, grad, state, norm};
 }
 
 template <class K>
-Tensor divergence_backward(const K& kernels, const Tensor& upstream, const Tensor& norm, const Tensor& student,
-                           const Tensor& teacher, const std::optional<Tensor>& mask, const Tensor& state,
-                           const DivergenceOptions& options) {
+Tensor divergence_backward(const K& kernels, const Tensor& upstream, const Tensor& norm,
+                           const Tensor& student, const Tensor& teacher, const std::optional<Tensor>& mask,
+                           const Tensor& state, const DivergenceOptions& options) {
   Tensor grad = fresh_like(student);
   DivergenceArgs args = divergence_args(student, teacher, mask, &grad, options);
   const Tensor plain = torch::stable::contiguous(upstream);
@@ -102,29 +107,32 @@ Tensor divergence_backward(const K& kernels, const Tensor& upstream, const Tenso
 
 }  // namespace kd
 
-#define KD_DIVERGENCE_OP(name)                                                                                       \
-  KD_DECLARE_KERNELS(name, DivergenceArgs)                                                                           \
-  namespace kd {                                                                                                     \
-  static ForwardResult name(const Tensor& student, const Tensor& teacher, const std::optional<Tensor>& mask,         \
-                            const std::vector<int64_t>& dim, double temperature, double scale, double param,         \
-                            int64_t reduction, bool with_grad) {                                                     \
-    return divergence_forward(KD_KERNELS(name), student, teacher, mask, {dim, temperature, scale, param},            \
-                              static_cast<Reduction>(reduction), with_grad);                                         \
-  }                                                                                                                  \
-  static Tensor name##_backward(const Tensor& upstream, const Tensor& norm, const Tensor& student,                   \
-                                const Tensor& teacher, const std::optional<Tensor>& mask, const Tensor& state,       \
-                                const std::vector<int64_t>& dim, double temperature, double scale, double param) {   \
-    return divergence_backward(KD_KERNELS(name), upstream, norm, student, teacher, mask, state,                      \
-                               {dim, temperature, scale, param});                                                    \
-  }                                                                                                                  \
-  }                                                                                                                  \
-  KD_SCHEMA(m) {                                                                                                     \
-    m.def(#name "(Tensor student, Tensor teacher, Tensor? mask, int[] dim, float temperature, float scale, "         \
-                "float param, int reduction, bool with_grad) -> (Tensor, Tensor, Tensor, Tensor)");                  \
-    m.def(#name "_backward(Tensor grad_value, Tensor norm, Tensor student, Tensor teacher, Tensor? mask, "           \
-                "Tensor state, int[] dim, float temperature, float scale, float param) -> Tensor");                  \
-  }                                                                                                                  \
-  KD_IMPLEMENTATION(m) {                                                                                             \
-    m.impl(#name, TORCH_BOX(&kd::name));                                                                             \
-    m.impl(#name "_backward", TORCH_BOX(&kd::name##_backward));                                                      \
+#define KD_DIVERGENCE_OP(name)                                                                               \
+  KD_DECLARE_KERNELS(name, DivergenceArgs)                                                                   \
+  namespace kd {                                                                                             \
+  static ForwardResult name(const Tensor& student, const Tensor& teacher, const std::optional<Tensor>& mask, \
+                            const std::vector<int64_t>& dim, double temperature, double scale, double param, \
+                            int64_t reduction, bool with_grad) {                                             \
+    return divergence_forward(KD_KERNELS(name), student, teacher, mask, {dim, temperature, scale, param},    \
+                              static_cast<Reduction>(reduction), with_grad);                                 \
+  }                                                                                                          \
+  static Tensor name##_backward(const Tensor& upstream, const Tensor& norm, const Tensor& student,           \
+                                const Tensor& teacher, const std::optional<Tensor>& mask,                    \
+                                const Tensor& state, const std::vector<int64_t>& dim, double temperature,    \
+                                double scale, double param) {                                                \
+    return divergence_backward(KD_KERNELS(name), upstream, norm, student, teacher, mask, state,              \
+                               {dim, temperature, scale, param});                                            \
+  }                                                                                                          \
+  }                                                                                                          \
+  KD_SCHEMA(m) {                                                                                             \
+    m.def(#name                                                                                              \
+          "(Tensor student, Tensor teacher, Tensor? mask, int[] dim, float temperature, float scale, "       \
+          "float param, int reduction, bool with_grad) -> (Tensor, Tensor, Tensor, Tensor)");                \
+    m.def(#name                                                                                              \
+          "_backward(Tensor grad_value, Tensor norm, Tensor student, Tensor teacher, Tensor? mask, "         \
+          "Tensor state, int[] dim, float temperature, float scale, float param) -> Tensor");                \
+  }                                                                                                          \
+  KD_IMPLEMENTATION(m) {                                                                                     \
+    m.impl(#name, TORCH_BOX(&kd::name));                                                                     \
+    m.impl(#name "_backward", TORCH_BOX(&kd::name##_backward));                                              \
   }

@@ -4,7 +4,8 @@
 
 namespace kd {
 
-// Worth it from 4 MB on; harmless where the kernel has huge pages off, or where the memory was touched before.
+// Worth it from 4 MB on; harmless where the kernel has huge pages off, or where the memory was touched
+// before.
 void advise_huge_pages(void* data, int64_t bytes) {
   constexpr uintptr_t kPage = 2 << 20;
   if (bytes < static_cast<int64_t>(2 * kPage)) return;

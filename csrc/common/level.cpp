@@ -14,8 +14,8 @@ namespace {
 
 Level best_level() {
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2") &&
-                    __builtin_cpu_supports("f16c");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                    __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512vl");
@@ -30,8 +30,8 @@ Level choose_level() {
   for (int i = 0; i < 3; ++i) {
     if (strcmp(asked, names[i]) != 0) continue;
     if (i <= static_cast<int>(best)) return static_cast<Level>(i);
-    throw std::runtime_error(std::string("KDFAST_CPU_LEVEL is ") + asked + ", but this processor goes up to " +
-                             names[static_cast<int>(best)]);
+    throw std::runtime_error(std::string("KDFAST_CPU_LEVEL is ") + asked +
+                             ", but this processor goes up to " + names[static_cast<int>(best)]);
   }
   throw std::runtime_error(std::string("KDFAST_CPU_LEVEL must be baseline, avx2 or avx512, got ") + asked);
 }
@@ -49,4 +49,6 @@ static int64_t cpu_level() { return static_cast<int64_t>(level()); }
 }  // namespace kd
 
 KD_SCHEMA(m) { m.def("cpu_level() -> int"); }
-STABLE_TORCH_LIBRARY_IMPL(kdfast, CompositeExplicitAutograd, m) { m.impl("cpu_level", TORCH_BOX(&kd::cpu_level)); }
+STABLE_TORCH_LIBRARY_IMPL(kdfast, CompositeExplicitAutograd, m) {
+  m.impl("cpu_level", TORCH_BOX(&kd::cpu_level));
+}

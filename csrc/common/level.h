@@ -9,8 +9,8 @@
 
 namespace kd {
 
-// What a level exports for an op with arguments Args: work is cut into `items(args)` pieces, any of which may run on any
-// thread; `forward` and `backward` do the pieces [begin, end).
+// What a level exports for an op with arguments Args: work is cut into `items(args)` pieces, any of which may
+// run on any thread; `forward` and `backward` do the pieces [begin, end).
 template <class Args>
 struct Kernels {
   int64_t (*items)(const Args&);
@@ -20,7 +20,8 @@ struct Kernels {
 
 enum class Level { kBaseline = 0, kAvx2 = 1, kAvx512 = 2 };
 
-// The level in use: the best this processor has, or what KDFAST_CPU_LEVEL asked for when the library was loaded.
+// The level in use: the best this processor has, or what KDFAST_CPU_LEVEL asked for when the library was
+// loaded.
 Level level();
 
 }  // namespace kd

@@ -1,9 +1,9 @@
 // exp, expm1, log, log1p and phi(u) = expm1(u) - u, once for every number type.
 //
-// exp: x = n ln2 + r, |r| <= ln2/2, e^x = 2^n (1 + r + phi(r)), phi by its Taylor series. The same r gives expm1 without
-// cancellation. log: x = 2^k m, m in [sqrt(1/2), sqrt(2)), f = m - 1, s = f/(2+f), log m = f - f^2/2 + s (f^2/2 + R(s^2)).
-// Error (tests/test_native_math.py): at most 2 ULP for float and double over the whole range, denormals included.
-// The device uses CUDA's own functions, which keep to the same bound.
+// exp: x = n ln2 + r, |r| <= ln2/2, e^x = 2^n (1 + r + phi(r)), phi by its Taylor series. The same r gives
+// expm1 without cancellation. log: x = 2^k m, m in [sqrt(1/2), sqrt(2)), f = m - 1, s = f/(2+f), log m = f -
+// f^2/2 + s (f^2/2 + R(s^2)). Error (tests/test_native_math.py): at most 2 ULP for float and double over the
+// whole range, denormals included. The device uses CUDA's own functions, which keep to the same bound.
 #pragma once
 
 #include "platform.h"
@@ -55,7 +55,8 @@ KD_FN N minus_infinity() {
   return fill<N>(-__builtin_huge_val());
 }
 
-// phi(u) = u^2/2 + u^3/6 + ... for |u| <= 1/2: relative error below 1e-7 (float, 7 terms) and 2e-16 (double, 14 terms).
+// phi(u) = u^2/2 + u^3/6 + ... for |u| <= 1/2: relative error below 1e-7 (float, 7 terms) and 2e-16 (double,
+// 14 terms).
 template <class N>
 KD_FN N phi_series(N u) {
   constexpr int kTerms = sizeof(ScalarOf<N>) == 4 ? 7 : 14;
@@ -82,7 +83,8 @@ KD_FN double log1p(double x) { return ::log1p(x); }
 
 #else
 
-// The bit layout of a floating point type, and ln 2 in two parts, the first short enough that n * kLn2High is exact.
+// The bit layout of a floating point type, and ln 2 in two parts, the first short enough that n * kLn2High is
+// exact.
 template <class A>
 struct Bits;
 template <>
@@ -180,7 +182,8 @@ KD_FN N expm1(N x) {
   x = select(x > fill<N>(B::kHighest), fill<N>(B::kHighest), x);
   const Reduced<N> y = reduce(x);
   const N small = y.r + phi_series(y.r);
-  // 2^n small + (2^n - 1), never 1 + small, whose rounding would show where e^x is near 1; halved, since 2^n may overflow.
+  // 2^n small + (2^n - 1), never 1 + small, whose rounding would show where e^x is near 1; halved, since 2^n
+  // may overflow.
   const N half = power_of_two<N>(y.k - 1);
   return select(y.n == fill<N>(0), small, (half * small + (half - fill<N>(0.5))) * fill<N>(2));
 }

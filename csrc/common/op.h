@@ -1,5 +1,6 @@
-// What every op's .cpp needs of torch, through its stable ABI: dtypes, row views, fresh outputs, and `launch`, the only
-// place that knows which device this file is being compiled for (each csrc/X.cpp is compiled once for each).
+// What every op's .cpp needs of torch, through its stable ABI: dtypes, row views, fresh outputs, and
+// `launch`, the only place that knows which device this file is being compiled for (each csrc/X.cpp is
+// compiled once for each).
 #pragma once
 
 #include <torch/csrc/stable/accelerator.h>
@@ -23,11 +24,16 @@ using torch::stable::Tensor;
 
 inline DType dtype_of(const Tensor& x) {
   switch (x.scalar_type()) {
-    case ScalarType::Float: return DType::kFloat32;
-    case ScalarType::Double: return DType::kFloat64;
-    case ScalarType::Half: return DType::kFloat16;
-    case ScalarType::BFloat16: return DType::kBFloat16;
-    default: throw std::invalid_argument("kdfast: logits must be float64, float32, float16 or bfloat16");
+    case ScalarType::Float:
+      return DType::kFloat32;
+    case ScalarType::Double:
+      return DType::kFloat64;
+    case ScalarType::Half:
+      return DType::kFloat16;
+    case ScalarType::BFloat16:
+      return DType::kBFloat16;
+    default:
+      throw std::invalid_argument("kdfast: logits must be float64, float32, float16 or bfloat16");
   }
 }
 
@@ -41,7 +47,8 @@ inline DType compute_type(const Tensor& student, const Tensor& teacher) {
   return wide ? DType::kFloat64 : DType::kFloat32;
 }
 
-// ---- Rows --------------------------------------------------------------------------------------------------------------
+// ---- Rows
+// --------------------------------------------------------------------------------------------------------------
 
 // Joins dimensions that are one in memory for every tensor; size-1 dimensions vanish.
 struct Dims {
@@ -58,11 +65,15 @@ inline Dims collapse(const std::vector<const Tensor*>& tensors, const std::vecto
     bool joins = !out.size.empty();
     for (size_t i = 0; joins && i < tensors.size(); ++i)
       joins = out.stride[i].back() == tensors[i]->stride(d) * size;
-    if (joins) out.size.back() *= size;
-    else out.size.push_back(size);
+    if (joins)
+      out.size.back() *= size;
+    else
+      out.size.push_back(size);
     for (size_t i = 0; i < tensors.size(); ++i) {
-      if (joins) out.stride[i].back() = tensors[i]->stride(d);
-      else out.stride[i].push_back(tensors[i]->stride(d));
+      if (joins)
+        out.stride[i].back() = tensors[i]->stride(d);
+      else
+        out.stride[i].push_back(tensors[i]->stride(d));
     }
   }
   return out;
@@ -96,9 +107,11 @@ inline RowShape view_rows(const std::vector<const Tensor*>& tensors, const std::
   return shape;
 }
 
-// ---- Outputs -----------------------------------------------------------------------------------------------------------
+// ---- Outputs
+// -----------------------------------------------------------------------------------------------------------
 
-// Asks for huge pages before a large fresh output is first touched: the page faults cost more than the arithmetic.
+// Asks for huge pages before a large fresh output is first touched: the page faults cost more than the
+// arithmetic.
 void advise_huge_pages(void* data, int64_t bytes);
 
 inline Tensor fresh_like(const Tensor& x) {
@@ -113,18 +126,21 @@ inline Tensor fresh(const Tensor& like, const std::vector<int64_t>& size, DType 
   return torch::stable::new_empty(like, {size.data(), size.size()}, scalar_type(dtype));
 }
 
-// ---- Launch ------------------------------------------------------------------------------------------------------------
+// ---- Launch
+// ------------------------------------------------------------------------------------------------------------
 
 enum class Pass { kForward, kBackward };
 
 #ifdef KD_DEVICE_CPU
 
-#define KD_DECLARE_KERNELS(name, Args)                        \
+#define KD_DECLARE_KERNELS(name, Args)                         \
   extern "C" const kd::Kernels<kd::Args> kd_##name##_baseline; \
   extern "C" const kd::Kernels<kd::Args> kd_##name##_avx2;     \
   extern "C" const kd::Kernels<kd::Args> kd_##name##_avx512;
-#define KD_KERNELS(name) \
-  (kd::level() == kd::Level::kAvx512 ? kd_##name##_avx512 : kd::level() == kd::Level::kAvx2 ? kd_##name##_avx2 : kd_##name##_baseline)
+#define KD_KERNELS(name)                                  \
+  (kd::level() == kd::Level::kAvx512 ? kd_##name##_avx512 \
+   : kd::level() == kd::Level::kAvx2 ? kd_##name##_avx2   \
+                                     : kd_##name##_baseline)
 #define KD_DISPATCH_KEY CPU
 
 // `work` is about how many elements one item touches: small jobs stay on one thread.
@@ -149,7 +165,8 @@ inline void* current_stream(const Tensor& x) {
 }
 
 template <class Args>
-void launch(void (*kernels)(const Args&, int, void*), const Args& args, Pass pass, int64_t, const Tensor& on) {
+void launch(void (*kernels)(const Args&, int, void*), const Args& args, Pass pass, int64_t,
+            const Tensor& on) {
   const torch::stable::accelerator::DeviceGuard guard(on.get_device_index());
   kernels(args, pass == Pass::kBackward, current_stream(on));
 }
@@ -158,7 +175,8 @@ void launch(void (*kernels)(const Args&, int, void*), const Args& args, Pass pas
 
 }  // namespace kd
 
-// ---- Registration: the schema once, the implementation for each device -------------------------------------------------
+// ---- Registration: the schema once, the implementation for each device
+// -------------------------------------------------
 
 #ifdef KD_DEVICE_CPU
 #define KD_SCHEMA(m) STABLE_TORCH_LIBRARY_FRAGMENT(kdfast, m)

@@ -1,9 +1,9 @@
 // What one line of source means on each compiler: KD_FN marks every function of a formula.
 //
-// Formulas are compiled several times (once for each CPU instruction level, once by nvcc, once for the emulated device
-// of tests/native). Two copies of one inline symbol built at two levels would be merged by the linker, possibly into the
-// AVX-512 one, which crashes older processors. So headers that hold code put it in an unnamed namespace: every translation
-// unit then has its own, and `nm` shows no weak symbol.
+// Formulas are compiled several times (once for each CPU instruction level, once by nvcc, once for the
+// emulated device of tests/native). Two copies of one inline symbol built at two levels would be merged by
+// the linker, possibly into the AVX-512 one, which crashes older processors. So headers that hold code put it
+// in an unnamed namespace: every translation unit then has its own, and `nm` shows no weak symbol.
 #pragma once
 
 #include <stdint.h>

@@ -16,12 +16,14 @@ double sum_numbers(const void* data, int64_t n) {
 
 template <class A>
 void reduce_rows_as(const ReduceRowsArgs& args) {
-  const A presumed = args.presumed != nullptr ? *static_cast<const A*>(args.presumed) : static_cast<A>(args.presumed_count);
+  const A presumed =
+      args.presumed != nullptr ? *static_cast<const A*>(args.presumed) : static_cast<A>(args.presumed_count);
   if (args.reduction == Reduction::kNone) {
     *static_cast<A*>(args.norm) = presumed;
     return;
   }
-  const double value = sum_numbers<A>(args.row_value, args.rows), weight = sum_numbers<A>(args.row_weight, args.rows);
+  const double value = sum_numbers<A>(args.row_value, args.rows),
+               weight = sum_numbers<A>(args.row_weight, args.rows);
   reduced<A>(args, static_cast<A>(value), static_cast<A>(weight), presumed, static_cast<A*>(args.loss),
              static_cast<A*>(args.norm));
 }
@@ -33,8 +35,10 @@ inline void reduce_rows(const ReduceRowsArgs& args, const Tensor&) {
 
 inline void sum_mask(const Tensor& mask, Tensor& to) {
   const int64_t rows = mask.numel();
-  if (dtype_of(mask) == DType::kFloat64) *static_cast<double*>(to.data_ptr()) = sum_numbers<double>(mask.data_ptr(), rows);
-  else *static_cast<float*>(to.data_ptr()) = static_cast<float>(sum_numbers<float>(mask.data_ptr(), rows));
+  if (dtype_of(mask) == DType::kFloat64)
+    *static_cast<double*>(to.data_ptr()) = sum_numbers<double>(mask.data_ptr(), rows);
+  else
+    *static_cast<float*>(to.data_ptr()) = static_cast<float>(sum_numbers<float>(mask.data_ptr(), rows));
 }
 
 #else

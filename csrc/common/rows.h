@@ -1,5 +1,5 @@
-// Logits seen as rows of classes, whatever the tensor's shape and strides: [rows, classes], the classes one stride apart,
-// the rows laid out by up to kMaxRowDims collapsed dimensions (the last one varies fastest).
+// Logits seen as rows of classes, whatever the tensor's shape and strides: [rows, classes], the classes one
+// stride apart, the rows laid out by up to kMaxRowDims collapsed dimensions (the last one varies fastest).
 #pragma once
 
 #include "platform.h"
@@ -18,8 +18,8 @@ struct RowView {
 
 struct RowShape {
   int64_t rows, classes;
-  int dims;                      // 1 .. kMaxRowDims
-  int64_t size[kMaxRowDims];     // product = rows
+  int dims;                   // 1 .. kMaxRowDims
+  int64_t size[kMaxRowDims];  // product = rows
 };
 
 enum class Reduction : int32_t { kNone = 0, kMean = 1, kSum = 2, kBatchMean = 3 };
@@ -27,15 +27,15 @@ enum class Reduction : int32_t { kNone = 0, kMean = 1, kSum = 2, kBatchMean = 3 
 // The last stage of a loss: rows to one number, in an order that depends on the number of rows alone.
 struct ReduceRowsArgs {
   int64_t rows;
-  DType compute;           // type A of every array here
-  void* row_value;         // A [rows]; unless the reduction is none, sums may be left in it
-  void* row_weight;        // A [rows] or null: 0 where a row does not count; sums may be left in it
-  const void* presumed;    // A [1] or null: the weight the gradient was divided by in the forward pass already
-  double presumed_count;   // the same where presumed is null: a constant of the host
-  double batch;            // size(0)
+  DType compute;          // type A of every array here
+  void* row_value;        // A [rows]; unless the reduction is none, sums may be left in it
+  void* row_weight;       // A [rows] or null: 0 where a row does not count; sums may be left in it
+  const void* presumed;   // A [1] or null: the weight the gradient was divided by in the forward pass already
+  double presumed_count;  // the same where presumed is null: a constant of the host
+  double batch;           // size(0)
   Reduction reduction;
-  void* loss;              // A [1]
-  void* norm;              // A [1]: what the gradient still has to be multiplied by
+  void* loss;  // A [1]
+  void* norm;  // A [1]: what the gradient still has to be multiplied by
 };
 
 namespace {

@@ -1,5 +1,6 @@
-// Vectors of the width of this translation unit's instruction level, as GCC vector types: +, *, <, ?: work on them as on
-// numbers, so one template serves float, double and both vectors. A comparison gives a vector of integers (0 or -1).
+// Vectors of the width of this translation unit's instruction level, as GCC vector types: +, *, <, ?: work on
+// them as on numbers, so one template serves float, double and both vectors. A comparison gives a vector of
+// integers (0 or -1).
 #pragma once
 
 #include "platform.h"

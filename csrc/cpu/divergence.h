@@ -1,4 +1,5 @@
-// Drives the passes of fold.h over the items of a divergence: an item is one row, or one tile of neighbouring rows.
+// Drives the passes of fold.h over the items of a divergence: an item is one row, or one tile of neighbouring
+// rows.
 #pragma once
 
 #include "fold.h"
@@ -24,8 +25,9 @@ KD_FN V largest_lane(V v) {
 template <class V>
 KD_FN Statistics<V> merge_lanes(Statistics<V> part, V inverse_temperature) {
   raise(part, largest_lane(part.student_max), largest_lane(part.teacher_max), inverse_temperature);
-  return {part.student_max,           sum_of_lanes(part.student_sum), part.teacher_max,
-          sum_of_lanes(part.teacher_sum), sum_of_lanes(part.excess),      largest_lane(part.distance)};
+  return {part.student_max,          sum_of_lanes(part.student_sum),
+          part.teacher_max,          sum_of_lanes(part.teacher_sum),
+          sum_of_lanes(part.excess), largest_lane(part.distance)};
 }
 
 template <class F, class A>
@@ -54,7 +56,8 @@ class Drive {
       total<false>(first, n);
     });
     finish_values();
-    if (args_.grad.data != nullptr && F::kNeedsSum) each_block([&](int64_t first, int64_t n) { gradient(first, n); });
+    if (args_.grad.data != nullptr && F::kNeedsSum)
+      each_block([&](int64_t first, int64_t n) { gradient(first, n); });
   }
 
   void backward(int64_t item) {
@@ -65,7 +68,8 @@ class Drive {
   }
 
  private:
-  // ---- Where an item lies ------------------------------------------------------------------------------------------
+  // ---- Where an item lies
+  // ------------------------------------------------------------------------------------------
 
   void locate(int64_t item) {
     const RowShape& shape = args_.shape;
@@ -108,7 +112,8 @@ class Drive {
 
   Block<A> group(Block<A> block, int64_t g) const { return {block.data + g * kLanes, block.step}; }
 
-  // ---- Pass 1 ------------------------------------------------------------------------------------------------------
+  // ---- Pass 1
+  // ------------------------------------------------------------------------------------------------------
 
   V shift_of(int64_t g) const {
     const Block<A> s = group(student_, g), t = group(teacher_, g);
@@ -133,7 +138,8 @@ class Drive {
     }
   }
 
-  // ---- Passes 2 and 3 ----------------------------------------------------------------------------------------------
+  // ---- Passes 2 and 3
+  // ----------------------------------------------------------------------------------------------
 
   // Calls body(constant) with the regime of a vector's lanes.
   template <class Body>
@@ -152,7 +158,8 @@ class Drive {
     static constexpr int kValue = value;
   };
 
-  // Where a block's gradient goes: in place if it lies there as plain numbers, else into a buffer to be written out.
+  // Where a block's gradient goes: in place if it lies there as plain numbers, else into a buffer to be
+  // written out.
   Block<A> grad_block(int64_t first, int64_t n) {
     const RowView& view = args_.grad;
     const int64_t at = grad_at_ + first * view.class_stride;
@@ -191,14 +198,15 @@ class Drive {
     const Block<A> grad = grad_block(first, n);
     for (int64_t g = 0; g < groups_; ++g)
       in_regime(row_state_[g], [&](auto regime) {
-        fold_.template differentiate<decltype(regime)::kValue>(row_state_[g], group(student_, g), group(teacher_, g),
-                                                               steps_, factor_[g],
-                                                               const_cast<A*>(grad.data) + g * kLanes, grad.step);
+        fold_.template differentiate<decltype(regime)::kValue>(
+            row_state_[g], group(student_, g), group(teacher_, g), steps_, factor_[g],
+            const_cast<A*>(grad.data) + g * kLanes, grad.step);
       });
     write_grad(grad, first, n);
   }
 
-  // ---- Rows' weights, values and state -----------------------------------------------------------------------------
+  // ---- Rows' weights, values and state
+  // -----------------------------------------------------------------------------
 
   // Calls body(group, lane, row) for every row of the item.
   template <class Body>
@@ -208,8 +216,10 @@ class Drive {
 
   // A row's number in the lanes that belong to it.
   KD_FN void put(V& v, int64_t lane, A x) const {
-    if (rows_in_lanes_) v[lane] = x;
-    else v = fill<V>(x);
+    if (rows_in_lanes_)
+      v[lane] = x;
+    else
+      v = fill<V>(x);
   }
 
   // Weights of the rows, and the factors of their gradients. False if no row counts.
@@ -293,7 +303,8 @@ class Drive {
   const DivergenceArgs& args_;
   const Fold<F, A> fold_;
   const bool rows_in_lanes_;
-  int64_t row_ = 0, rows_ = 0, groups_ = 0, student_at_ = 0, teacher_at_ = 0, grad_at_ = 0, fetched_ = -1, steps_ = 0;
+  int64_t row_ = 0, rows_ = 0, groups_ = 0, student_at_ = 0, teacher_at_ = 0, grad_at_ = 0, fetched_ = -1,
+          steps_ = 0;
   Block<A> student_, teacher_;
   Row<V> row_state_[kGroups];
   typename Fold<F, A>::Sums sums_[kGroups];
@@ -334,8 +345,8 @@ struct DivergenceKernels {
 }  // namespace
 }  // namespace kd
 
-#define KD_CPU_DIVERGENCE(name, Formula)                                                                     \
-  extern "C" const kd::Kernels<kd::DivergenceArgs> KD_JOIN(kd_, name, KD_LEVEL);                             \
-  const kd::Kernels<kd::DivergenceArgs> KD_JOIN(kd_, name, KD_LEVEL) = {                                     \
-      kd::DivergenceKernels<kd::Formula>::items, kd::DivergenceKernels<kd::Formula>::forward,                \
+#define KD_CPU_DIVERGENCE(name, Formula)                                                      \
+  extern "C" const kd::Kernels<kd::DivergenceArgs> KD_JOIN(kd_, name, KD_LEVEL);              \
+  const kd::Kernels<kd::DivergenceArgs> KD_JOIN(kd_, name, KD_LEVEL) = {                      \
+      kd::DivergenceKernels<kd::Formula>::items, kd::DivergenceKernels<kd::Formula>::forward, \
       kd::DivergenceKernels<kd::Formula>::backward};

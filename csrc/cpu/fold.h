@@ -1,9 +1,10 @@
 // The divergence family on the CPU: walks rows of classes in vectors, whatever the dtype and strides.
 //
-// Two layouts. Lanes are classes: a vector holds neighbouring classes of one row, and lanes merge at the row's end. Lanes
-// are rows: a vector holds one class of neighbouring rows (images with dim=1, or few classes), and nothing merges. Both
-// hand the same blocks to the same loops; a block that is not already plain numbers side by side is copied into a buffer,
-// converted, and padded with -inf, which is a class that cannot occur and so adds nothing.
+// Two layouts. Lanes are classes: a vector holds neighbouring classes of one row, and lanes merge at the
+// row's end. Lanes are rows: a vector holds one class of neighbouring rows (images with dim=1, or few
+// classes), and nothing merges. Both hand the same blocks to the same loops; a block that is not already
+// plain numbers side by side is copied into a buffer, converted, and padded with -inf, which is a class that
+// cannot occur and so adds nothing.
 #pragma once
 
 #include "../common/convert.h"
@@ -18,7 +19,7 @@ constexpr int64_t kTileRows = 128;    // rows of a tile where lanes are rows
 constexpr int64_t kTileClasses = 32;  // classes of a block of a tile
 constexpr int64_t kFewClasses = 48;   // up to here lanes are rows even if classes lie side by side
 constexpr int64_t kBuffer = kTileRows * kTileClasses;
-constexpr int kMixed = 2;             // lanes of both regimes in one vector
+constexpr int kMixed = 2;  // lanes of both regimes in one vector
 
 // `steps` vectors, `step` numbers apart.
 template <class A>
@@ -49,9 +50,11 @@ struct Fold {
   const F formula;
   const V inverse_temperature;
 
-  explicit Fold(const DivergenceArgs& a) : args(a), formula{a.param}, inverse_temperature(fill<V>(1 / a.temperature)) {}
+  explicit Fold(const DivergenceArgs& a)
+      : args(a), formula{a.param}, inverse_temperature(fill<V>(1 / a.temperature)) {}
 
-  // ---- Blocks ------------------------------------------------------------------------------------------------------
+  // ---- Blocks
+  // ------------------------------------------------------------------------------------------------------
 
   // n classes of one row from `first` on.
   KD_FN Block<A> classes(const RowView& view, int64_t row_at, int64_t first, int64_t n, A* buffer) const {
@@ -63,9 +66,11 @@ struct Fold {
     return {buffer, kLanes};
   }
 
-  // n classes of `rows` neighbouring rows; lane l of vector v of a class is row v * kLanes + l. Always copied: images keep
-  // their classes a power of two apart, where they would push one another out of the cache between the passes.
-  KD_FN Block<A> tile(const RowView& view, int64_t row_at, int64_t rows, int64_t first, int64_t n, A* buffer) const {
+  // n classes of `rows` neighbouring rows; lane l of vector v of a class is row v * kLanes + l. Always
+  // copied: images keep their classes a power of two apart, where they would push one another out of the
+  // cache between the passes.
+  KD_FN Block<A> tile(const RowView& view, int64_t row_at, int64_t rows, int64_t first, int64_t n,
+                      A* buffer) const {
     const int64_t stride = view.row_stride[args.shape.dims - 1];
     const int64_t at = row_at + first * view.class_stride;
     for (int64_t c = 0; c < n; ++c) {
@@ -75,7 +80,8 @@ struct Fold {
     return {buffer, kTileRows};
   }
 
-  // ---- The three passes over one block -----------------------------------------------------------------------------
+  // ---- The three passes over one block
+  // -----------------------------------------------------------------------------
 
   KD_FN void gather(Statistics<V>& total, Block<A> s, Block<A> t, int64_t steps, V shift) const {
     V student_max = total.student_max, teacher_max = total.teacher_max;
@@ -87,8 +93,10 @@ struct Fold {
     Statistics<V> part = no_statistics<V>();
     part.student_max = student_max;
     part.teacher_max = teacher_max;
-    if (all_far(total.distance)) add_block<true>(part, s, t, steps, shift);
-    else add_block<false>(part, s, t, steps, shift);
+    if (all_far(total.distance))
+      add_block<true>(part, s, t, steps, shift);
+    else
+      add_block<false>(part, s, t, steps, shift);
     raise(total, student_max, teacher_max, inverse_temperature);
     total.student_sum += part.student_sum;
     total.teacher_sum += part.teacher_sum;
@@ -99,7 +107,8 @@ struct Fold {
   template <bool known_far>
   KD_FN void add_block(Statistics<V>& part, Block<A> s, Block<A> t, int64_t steps, V shift) const {
     for (int64_t i = 0; i < steps; ++i)
-      add<known_far>(part, load<V>(s.data + i * s.step), load<V>(t.data + i * t.step), shift, inverse_temperature);
+      add<known_far>(part, load<V>(s.data + i * s.step), load<V>(t.data + i * t.step), shift,
+                     inverse_temperature);
   }
 
   static KD_FN bool all_far(V distance) {
@@ -134,7 +143,8 @@ struct Fold {
       const Element<V> x = at<regime>(row, load<V>(s.data + i * s.step), load<V>(t.data + i * t.step));
       part.value += formula.value(x);
       if constexpr (F::kNeedsSum) part.summand += formula.summand(x);
-      if constexpr (with_gradient) store(grad + i * grad_step, scaled(row, formula.gradient(x, row.sum), factor));
+      if constexpr (with_gradient)
+        store(grad + i * grad_step, scaled(row, formula.gradient(x, row.sum), factor));
     }
     total.value += part.value;
     total.summand += part.summand;

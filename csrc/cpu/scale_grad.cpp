@@ -22,13 +22,18 @@ void scale(T* grad, int64_t n, A factor) {
 
 void forward(const ScaleGradArgs& args, int64_t begin, int64_t end) {
   const double factor = factor_of(args);
-  const int64_t first = begin * kChunk, last = end * kChunk < args.n ? end * kChunk : args.n, n = last - first;
+  const int64_t first = begin * kChunk, last = end * kChunk < args.n ? end * kChunk : args.n,
+                n = last - first;
   const float single = static_cast<float>(factor);
   switch (args.dtype) {
-    case DType::kFloat32: return scale(static_cast<float*>(args.grad) + first, n, single);
-    case DType::kFloat64: return scale(static_cast<double*>(args.grad) + first, n, factor);
-    case DType::kFloat16: return scale(static_cast<Half*>(args.grad) + first, n, single);
-    case DType::kBFloat16: return scale(static_cast<BFloat*>(args.grad) + first, n, single);
+    case DType::kFloat32:
+      return scale(static_cast<float*>(args.grad) + first, n, single);
+    case DType::kFloat64:
+      return scale(static_cast<double*>(args.grad) + first, n, factor);
+    case DType::kFloat16:
+      return scale(static_cast<Half*>(args.grad) + first, n, single);
+    case DType::kBFloat16:
+      return scale(static_cast<BFloat*>(args.grad) + first, n, single);
   }
 }
 

@@ -149,7 +149,8 @@ class ClassMeans(nn.Module):
         return means
 
     def extra_repr(self) -> str:
-        return f"num_classes={self.num_classes}, dim={self.dim}, missing={self.missing!r}, provenance={self.provenance}"
+        sizes = f"num_classes={self.num_classes}, dim={self.dim}"
+        return f"{sizes}, missing={self.missing!r}, provenance={self.provenance}"
 
 
 def _refuse_missing(counts: Tensor) -> None:

@@ -69,7 +69,8 @@ def reduction(name: str) -> int:
 def dims(dim: int | Sequence[int], ndim: int) -> tuple[int, ...]:
     """Class dimensions as sorted, non-negative, distinct numbers: TypeError, ValueError."""
     given = (dim,) if isinstance(dim, int) else tuple(dim) if isinstance(dim, (tuple, list)) else None
-    if given is None or not all([isinstance(d, int) and not isinstance(d, bool) for d in given]):
+    # Lists and not generators in these two checks: torch.compile traces them as constants.
+    if given is None or False in [isinstance(d, int) and not isinstance(d, bool) for d in given]:
         raise TypeError(f"dim must be an int or a tuple of ints, got {dim!r}")
     if not given:
         raise ValueError("dim must name at least one dimension, got ()")
@@ -156,7 +157,7 @@ def logits_pair(
     if student.shape != teacher.shape:
         raise ValueError(_shape_sentence(student, teacher, class_dims, teacher_name))
     same_device("student", student, teacher_name, teacher)
-    if any([student.size(d) == 0 for d in class_dims]):
+    if 0 in [student.size(d) for d in class_dims]:
         raise ValueError(
             f"student must have at least one class, got shape {tuple(student.shape)} with dim={dim}"
         )

@@ -13,7 +13,8 @@ from torch import Tensor
 from kdfast.ops import _check, _check_features
 from kdfast.ops._divergence import compute_type, reduce_reference
 
-_EMPTY = 1e-12  # areas (of the unit square) up to here count as none: I/U and (C - U)/C are then 0, without gradient
+# Areas (of the unit square) up to here count as none: I/U and (C - U)/C are then 0, without gradient.
+_EMPTY = 1e-12
 
 
 def box_loss_reference(

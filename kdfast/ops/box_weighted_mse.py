@@ -72,7 +72,8 @@ def box_weighted_mse(
     tokens = check_boxes(boxes, shapes)
     if tokens != student.size(1):
         raise ValueError(
-            f"shapes {[tuple(s) for s in shapes]} add up to {tokens} tokens, but student has {student.size(1)}"
+            f"shapes {[tuple(s) for s in shapes]} add up to {tokens} tokens, but student has "
+            f"{student.size(1)}"
         )
     if len(boxes) != student.size(0):
         raise ValueError(f"boxes must hold one tensor an image, {student.size(0)}, got {len(boxes)}")

@@ -50,7 +50,7 @@ def check_old_classes(student: object, teacher: object, ndim: int, meaning: str)
     alike = student.shape[:1] == teacher.shape[:1] and student.shape[2:] == teacher.shape[2:]
     if not alike or teacher.size(1) > student.size(1) or teacher.size(1) == 0:
         raise ValueError(
-            f"student and teacher must be {meaning} with at least the teacher's classes, got {tuple(student.shape)} and "
-            f"{tuple(teacher.shape)}"
+            f"student and teacher must be {meaning} with at least the teacher's classes, "
+            f"got {tuple(student.shape)} and {tuple(teacher.shape)}"
         )
     _check.same_device("student", student, "teacher", teacher)

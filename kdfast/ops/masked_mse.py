@@ -79,7 +79,8 @@ def masked_mse(
         if masks.dim() != 2 + len(sizes) or masks.size(0) != batch or tuple(masks.shape[2:]) != sizes:
             wanted = ", ".join(map(str, (batch, "masks", *sizes)))
             raise ValueError(
-                f"{name} must be [{wanted}] for a student of shape {tuple(student.shape)}, got {tuple(masks.shape)}"
+                f"{name} must be [{wanted}] for a student of shape {tuple(student.shape)}, "
+                f"got {tuple(masks.shape)}"
             )
         _check.same_device(name, masks, "student", student)
     if backend.of(student, "weighted_mse") == "reference":

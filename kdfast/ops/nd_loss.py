@@ -116,8 +116,8 @@ def nd_loss(
     _check_features.ndim("class_means", class_means, 2, "[classes, features]")
     if class_means.size(1) != student.size(1) or class_means.size(0) == 0 or student.size(1) == 0:
         raise ValueError(
-            f"class_means must be [classes, {student.size(1)}] as student is {tuple(student.shape)}, with at least one "
-            f"class and one feature, got {tuple(class_means.shape)}"
+            f"class_means must be [classes, {student.size(1)}] as student is {tuple(student.shape)}, "
+            f"with at least one class and one feature, got {tuple(class_means.shape)}"
         )
     _check_features.integers("target", target)
     _check_features.shape("target", target, student.shape[:1], "one class per row")

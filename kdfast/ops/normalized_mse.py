@@ -111,7 +111,8 @@ def normalized_mse(
     dims = _check.dims(dim, student.dim())
     if center and all(d in dims for d in range(1, student.dim())):
         raise ValueError(
-            f"center needs a dimension beside 0 and dim={dim} to take the mean over, got shape {tuple(student.shape)}"
+            f"center needs a dimension beside 0 and dim={dim} to take the mean over, "
+            f"got shape {tuple(student.shape)}"
         )
     eps = _check_features.not_negative("eps", eps)
     code = _check.reduction(reduction)

@@ -48,8 +48,18 @@ def normalized_mse(native, student, teacher, *, center, eps=1e-6, upstream=None)
     return torch.from_numpy(value), grad
 
 
-def weighted_mse(native, student, teacher, *, position=None, channel=None, gain=None, upstream=None, grad=None,
-                 unless_equal=False):  # fmt: skip
+def weighted_mse(
+    native,
+    student,
+    teacher,
+    *,
+    position=None,
+    channel=None,
+    gain=None,
+    upstream=None,
+    grad=None,
+    unless_equal=False,
+):
     """The two values, e, g and the gradient of the values' sum (or of a weighted sum, into `grad`)."""
     batch, positions, channels = student.shape
     kind = _compute(student, teacher)
@@ -64,8 +74,8 @@ def weighted_mse(native, student, teacher, *, position=None, channel=None, gain=
     }
     if upstream is not None:
         ups = [np.array([u], kind) for u in upstream]
-        native.weighted_mse(raw(student), raw(teacher), **weights, upstream_position=ups[0], upstream_channel=ups[1],
-                            unless_equal=unless_equal)  # fmt: skip
+        upstreams = {"upstream_position": ups[0], "upstream_channel": ups[1]}
+        native.weighted_mse(raw(student), raw(teacher), **weights, **upstreams, unless_equal=unless_equal)
         return grad
     e = None if position is None else filled((batch, positions), kind)
     part = None if channel is None else filled((batch, -(-positions // block), channels), kind)

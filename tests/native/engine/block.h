@@ -86,8 +86,9 @@ class Block {
 
 Block* current_block();  // nullptr outside run()
 
-// Set while a CUDA thread is inside the engine. Kernels and engine share std's inline functions, and the linker may have
-// kept the copies that were compiled with the hooks: what those report then is the engine's own business.
+// Set while a CUDA thread is inside the engine. Kernels and engine share std's inline functions, and the
+// linker may have kept the copies that were compiled with the hooks: what those report then is the engine's
+// own business.
 class InEngine {
  public:
   InEngine() { now_ = true; }

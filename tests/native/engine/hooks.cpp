@@ -8,8 +8,8 @@ namespace {
 
 using emulated::on_access;
 
-// GCC calls a copy of 16 bytes aligned from 8 on (an array of two doubles, say); that wider types are aligned for
-// what they are is seen by -fsanitize=alignment.
+// GCC calls a copy of 16 bytes aligned from 8 on (an array of two doubles, say); that wider types are aligned
+// for what they are is seen by -fsanitize=alignment.
 void aligned_access(const void* address, std::size_t bytes, bool write, const void* pc) {
   if (!emulated::on_device()) return;
   const std::size_t alignment = bytes < 8 ? bytes : 8;
