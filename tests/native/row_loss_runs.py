@@ -17,6 +17,7 @@ def run(
     student: Tensor,
     *,
     outputs: int = 1,
+    with_grad: bool = True,
     upstream: Sequence[Tensor] = (),
     teacher: Tensor | None = None,
     index: Tensor | None = None,
@@ -25,11 +26,14 @@ def run(
     mask: Tensor | None = None,
     **options: Any,
 ) -> tuple[list[Tensor], list[Tensor], Tensor]:
-    """Row values and weights of each output (forward), and the gradient of their sum or under `upstream`."""
+    """Row values and weights of each output, and the gradient of their sum or under `upstream`.
+
+    Of several outputs the values are made without the gradient, as the op does it.
+    """
     wide = torch.float64 in [x.dtype for x in (student, teacher, sparse) if x is not None]
     kind, rows = "float64" if wide else "float32", student.shape[:-1]
     values, weights = ([filled(tuple(rows), kind) for _ in range(outputs)] for _ in range(2))
-    grad = nothing(student)
+    grad = nothing(student) if with_grad else None
     if class_weight is not None:
         class_weight = torch.nn.functional.pad(class_weight, (0, -len(class_weight) % 16))
     native.row_loss(
