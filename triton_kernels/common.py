@@ -104,3 +104,12 @@ def element_offset(index, sizes, strides):
         offset += (index % sizes[len(sizes) - 1 - i]).to(tl.int64) * strides[len(sizes) - 1 - i]
         index = index // sizes[len(sizes) - 1 - i]
     return offset + index.to(tl.int64) * strides[0]
+
+
+@triton.jit
+def square_root(x: tl.tensor):
+    """Correctly rounded in both types: tl.sqrt_rn takes float32 alone; tl.sqrt of float64 is so."""
+    if x.dtype == tl.float64:
+        return tl.sqrt(x)
+    else:
+        return tl.sqrt_rn(x)

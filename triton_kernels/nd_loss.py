@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import NUMBER
+from .common import NUMBER, square_root
 from .launch import launch
 from .library import define
 from .maps import compute_type
@@ -63,12 +63,12 @@ def nd_loss_kernel(
         tt += t * t
         mm += m * m
         sm += s * m
-    s_norm, t_norm = tl.sqrt_rn(tl.sum(ss)), tl.sqrt_rn(tl.sum(tt))
+    s_norm, t_norm = square_root(tl.sum(ss)), square_root(tl.sum(tt))
     square = tl.sum(mm)
     known = wanted & (square == square)
     own = s_norm >= t_norm
     longer = tl.where(own, s_norm, t_norm)
-    mean_norm = tl.sqrt_rn(square)
+    mean_norm = square_root(square)
     flat = (mean_norm == 0) | (longer == 0)
     safe_mean, safe_longer = tl.where(flat, 1, mean_norm), tl.where(flat, 1, longer)
     cosine = tl.where(flat, 0, tl.sum(sm) / safe_mean / safe_longer)

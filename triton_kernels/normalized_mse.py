@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import NUMBER, number
+from .common import NUMBER, number, square_root
 from .launch import launch
 from .library import define
 from .maps import compute_type, map_arguments
@@ -100,7 +100,7 @@ def positions_kernel(
         ss += s * s
         tt += t * t
     tiny = number(eps, TYPE)
-    s_norm, t_norm = tl.sqrt_rn(tl.sum(ss)), tl.sqrt_rn(tl.sum(tt))
+    s_norm, t_norm = square_root(tl.sum(ss)), square_root(tl.sum(tt))
     s_least = tl.where(s_norm <= tiny, tiny, s_norm)
     t_least = tl.where(t_norm <= tiny, tiny, t_norm)
     of_s = tl.where(s_least == 0, 0, 1 / tl.where(s_least == 0, 1, s_least))
