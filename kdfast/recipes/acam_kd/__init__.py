@@ -10,6 +10,7 @@ import importlib
 from typing import Any
 
 _HOME = {"ACAMDistiller": "method", "ACAMLevel": "method", "ACAMTerm": "method"}
+_HOME |= {"Options": "options", "run": "recipe"}
 __all__ = sorted(_HOME)
 
 

@@ -89,7 +89,7 @@ class _Dense(LightningModule):
 
     def on_train_batch_end(self, *_: Any) -> None:
         if self.trainer.is_last_batch:
-            self.log_dict(self._means.take(), on_step=False, on_epoch=True, sync_dist=True)
+            self.log_dict(self._means.take(), on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
 
     def on_train_epoch_end(self) -> None:
         if self._each_epoch is not None:
