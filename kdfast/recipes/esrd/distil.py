@@ -1,9 +1,9 @@
 """From a strong teacher to small students, with kdfast's fused losses.
 
 The people of a task are split 60 / 20 / 20 into training, validation and test people. The teacher is an
-LSTM, or an ensemble of it with a logistic and a boosted model: the mean of its members' calibrated logits.
-What a student learns from is the teacher's answer for a person by members trained without that person
-(cross-fitting): a teacher asked about its own training people only repeats their labels.
+LSTM, or an ensemble of it with a boosted and a logistic model, each cross-fitted: one model a fold of the
+training people. A student learns the answers of the models that have not seen the person; a teacher asked
+about its own training people only repeats their labels. For new people all of them answer together.
 
 A student's loss is (1 - alpha) cross-entropy + alpha T^2 KL, unweighted, since the teacher's logits are
 calibrated and class weights would pull the other way. Validation people calibrate and choose the threshold;
@@ -28,15 +28,16 @@ from kdfast.recipes.common.options import RunOptions
 from kdfast.recipes.common.stage import train_stage
 from kdfast.recipes.esrd.cohort import Task
 from kdfast.recipes.esrd.evaluation import (
+    CrossFitted,
     Platt,
     auroc,
     best_f1_threshold,
     bootstrap,
-    cross_logits,
+    cross_fit,
     scores,
     split,
 )
-from kdfast.recipes.esrd.models import Model, Settings, make_model, network_logits
+from kdfast.recipes.esrd.models import Settings, make_model, network_logits
 from kdfast.recipes.esrd.models.students import make_student
 from kdfast.recipes.esrd.models.training import RiskTraining, samples
 
@@ -60,33 +61,28 @@ def split_parts(task: Task, seed: int) -> Parts:
 
 
 class Teacher:
-    """Members trained on the training people; `logits` is the mean of their calibrated logits."""
+    """The mean of its members' calibrated logits."""
 
-    def __init__(self, members: list[tuple[Model, Platt]]) -> None:
+    def __init__(self, members: list[CrossFitted]) -> None:
         self.members = members
+        self.crossed = np.mean([member.crossed for member in members], axis=0)  # [training people]
 
     def logits(self, x: np.ndarray) -> np.ndarray:
-        return np.mean(
-            [platt.slope * model.logits(x) + platt.intercept for model, platt in self.members], axis=0
-        )
+        """Of people it has not seen."""
+        return np.mean([member.logits(x) for member in self.members], axis=0)
 
 
 def fit_teacher(
-    task: Task, parts: Parts, kind: str, settings: Settings, sizes: dict[str, Any], seed: int, out: RunFolder
-) -> tuple[Teacher, np.ndarray]:
-    """The teacher, and its cross-fitted logits [training people]."""
+    task: Task, parts: Parts, kind: str, settings: Settings, sizes: dict[str, Any], seed: int
+) -> Teacher:
+    """Every member cross-fitted on the training people."""
     rows = parts.train
-    x, y, weight = task.x[rows], task.y[rows], task.weight[rows]
-    groups = task.people["patient_id"].to_numpy()[rows]
-    members, crossed = [], []
+    data = task.x[rows], task.y[rows], task.weight[rows], task.people["patient_id"].to_numpy()[rows]
+    members = []
     for name in TEACHERS[kind]:
         build = partial(make_model, name, task.features, settings=settings, sizes=sizes, seed=seed)
-        compute = partial(cross_logits, x, y, weight, groups, build, CROSS_FOLDS, seed)
-        logits = np.array(out.result(f"teacher-{name}-crossed", lambda run=compute: run().tolist()))
-        platt = Platt.fit(logits, y, weight)
-        members.append((build().fit(x, y, weight), platt))
-        crossed.append(platt.slope * logits + platt.intercept)
-    return Teacher(members), np.mean(crossed, axis=0)
+        members.append(cross_fit(*data, build, CROSS_FOLDS, seed))
+    return Teacher(members)
 
 
 def fit_student(

@@ -80,6 +80,11 @@ def _subgroup(
     )  # fmt: skip
 
 
+def _in_order(group: np.ndarray) -> list[str]:
+    """The groups' names, "under ..." first."""
+    return sorted(map(str, np.unique(group)), key=lambda name: (not name.startswith("under"), name))
+
+
 def equalized_odds(rows: list[Subgroup]) -> dict[str, tuple[float, float]]:
     """Attribute -> differences of true- and of false-positive rates, highest less lowest group."""
     gaps = {}
@@ -103,7 +108,7 @@ def reclassification(people: pl.DataFrame) -> list[dict[str, Any]]:
     change = np.array([order.get(b, 0) - order.get(a, 0) for a, b in zip(old, new, strict=True)])
     rows = []
     for attribute, group in {"all": np.full(len(people), "everybody"), **groups_of(people)}.items():
-        for name in np.unique(group):
+        for name in _in_order(group):
             here = change[known & (group == name)]
             shares = (float((here > 0).mean()), float((here < 0).mean())) if len(here) else (np.nan, np.nan)
             rows.append(

@@ -28,6 +28,7 @@ def load_study(options: Options) -> Study:
             provenance=SYNTHETIC if truth is not None else f"Tables in {options.tables}",
             cohort=cohort,
             findings=tables.findings,
+            rows=tables.rows,
             truth=truth,
         )
     return load_public(options.cohort)

@@ -48,7 +48,7 @@ class Options(RunOptions):
     folds: int = 3
     """outer folds of nested cross-validation"""
 
-    inner: int = 2
+    inner: int = 3
     """inner folds, for settings, calibration and threshold"""
 
     tune: bool = False
@@ -195,8 +195,9 @@ def run(options: Options, out: RunFolder) -> None:
     for finding in study.findings:
         say(str(finding))
     compared = steps.compare_models(study, options, out)
+    lengths = steps.compare_lengths(study, options, out)
     ablation = steps.compare_sources(study, options, out)
     equations = steps.compare_equations(study, options, out)
     explained = steps.explain_models(study, options)
     distilled = steps.distil(study, options, out)
-    write_report(out, options, study, compared, ablation, equations, explained, distilled)
+    write_report(out, options, study, compared, lengths, ablation, equations, explained, distilled)

@@ -4,7 +4,7 @@ distillation.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -40,7 +40,6 @@ class Evaluated:
     found: Predictions
     scores: dict[str, float]
     interval: tuple[float, float]  # of the AUROC
-    common: float  # AUROC among people eligible at every window; NaN for a static study
 
 
 @dataclass(frozen=True)
@@ -82,16 +81,28 @@ def window_task(study: Study, options: Options, months: int, **change: Any) -> T
 
 def compare_models(study: Study, options: Options, out: RunFolder) -> list[Evaluated]:
     """Every model at every window, by nested cross-validation."""
-    common = None
-    if study.cohort is not None:
-        common = np.all([study.cohort.eligible(months)[0] for months in study.windows], axis=0)
     rows = []
     for months in study.windows or (0,):
         task = window_task(study, options, months)
         for model in options.model_list():
-            rows.append(_evaluate(model, task, months, options, out, f"cv-{months}-{model}", common))
+            rows.append(_evaluate(model, task, months, options, out, f"cv-{months}-{model}"))
             say(_line(rows[-1]))
     return rows
+
+
+def compare_lengths(study: Study, options: Options, out: RunFolder) -> list[Evaluated]:
+    """The probe model on the same people and the same outcome, that of the longest window, seen for 6
+    months or more.
+    """
+    if study.cohort is None:
+        return []
+    whole = window_task(study, options, max(study.windows))
+    found = []
+    for months in study.windows:
+        seen = replace(whole, x=whole.x[:, : study.cohort.steps(months)])
+        found.append(_evaluate(options.probe(), seen, months, options, out, f"length-{months}"))
+        say("same people   " + _line(found[-1]))
+    return found
 
 
 def _line(row: Evaluated) -> str:
@@ -100,33 +111,15 @@ def _line(row: Evaluated) -> str:
     return f"{window:<12}{row.model:<14}AUROC {row.scores['auroc']:.3f} ({interval})  n {len(row.task.y):,}"
 
 
-def _evaluate(
-    model: str,
-    task: Task,
-    months: int,
-    options: Options,
-    out: RunFolder,
-    name: str,
-    common: np.ndarray | None = None,
-) -> Evaluated:
-    build = partial(
-        make_model,
-        model,
-        task.features,
-        settings=options.settings(),
-        sizes=options.sizes(),
-        seed=options.seed,
-    )
+def _evaluate(model: str, task: Task, months: int, options: Options, out: RunFolder, name: str) -> Evaluated:
+    fixed = {"settings": options.settings(), "sizes": options.sizes(), "seed": options.seed}
+    build = partial(make_model, model, task.features, **fixed)
     grid = GRIDS[model] if options.tune else [{}]
     fold = partial(nested_cv, task, build, grid, folds=options.folds, inner=options.inner, seed=options.seed)
     found = Predictions.from_json(out.result(name, lambda: fold().to_json()))
     y, p, w = task.y, found.p, task.weight
     interval = bootstrap(lambda i: auroc(y[i], p[i], w[i]), len(y), seed=options.seed)
-    shared = float("nan")
-    if common is not None and len(np.unique(y[common[task.cell]])) == 2:
-        here = common[task.cell]
-        shared = auroc(y[here], p[here], w[here])
-    return Evaluated(model, months, task, found, scores(y, p, w, threshold=found.threshold), interval, shared)
+    return Evaluated(model, months, task, found, scores(y, p, w, threshold=found.threshold), interval)
 
 
 def compare_sources(study: Study, options: Options, out: RunFolder) -> dict[str, Evaluated]:
@@ -184,15 +177,14 @@ def distil(study: Study, options: Options, out: RunFolder) -> Distilled:
     """Teacher, students alone and distilled, their latency, the exported student."""
     task = main_task(study, options)
     parts = d.split_parts(task, options.seed)
-    teacher, logits = d.fit_teacher(
-        task, parts, options.teacher, options.settings(), options.sizes(), options.seed, out
-    )
+    teacher = d.fit_teacher(task, parts, options.teacher, options.settings(), options.sizes(), options.seed)
+    say(f"teacher       {options.teacher}, cross-fitted on {len(parts.train):,} people")
     judged = {"teacher": d.judge("teacher", teacher.logits, task, parts, None, options.seed)}
     kinds = [kind for kind in options.student_list() if kind != "kan" or kan_available()]
     if len(kinds) < len(options.student_list()):
         say("student kan   left out: this kdfast has no kdfast.nn.KAN")
     networks = {}
-    for kind, seed, target in product(kinds, options.seed_list(), (None, logits)):
+    for kind, seed, target in product(kinds, options.seed_list(), (None, teacher.crossed)):
         if target is None and not options.baseline:
             continue
         name = f"{kind}-{'alone' if target is None else 'distilled'}-{seed}"

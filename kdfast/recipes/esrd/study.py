@@ -20,6 +20,7 @@ class Study:
     cohort: Cohort | None = None
     static: Task | None = None
     findings: list[Finding] = field(default_factory=list)
+    rows: dict[str, int] = field(default_factory=dict)  # of each table that was read
     truth: Truth | None = None  # of synthetic people
     horizon: int = 24  # months
     sources: tuple[str, ...] = ("clinical", "claims")

@@ -55,7 +55,7 @@ class KANStudent(nn.Module):
     @property
     def first_layer(self) -> nn.Module:
         """The KAN layer that reads the rows."""
-        return next(iter(self.kan.children())) if not hasattr(self.kan, "layers") else self.kan.layers[0]
+        return self.kan[0]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.kan(self.rows(x)).squeeze(-1)

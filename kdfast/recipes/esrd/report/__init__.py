@@ -20,6 +20,7 @@ def write_report(
     options: Options,
     study: Study,
     compared: list[Evaluated],
+    lengths: list[Evaluated],
     ablation: dict[str, Evaluated],
     by_equation: dict[str, Evaluated],
     explained: Explained,
@@ -34,6 +35,7 @@ def write_report(
     results.people(report, study, best)
     results.models(report, compared, main)
     results.curves(report, compared, main, best)
+    results.lengths(report, lengths)
     results.sources(report, ablation)
     groups.subgroups(report, best, options.seed)
     groups.equations(report, best, by_equation, options.seed)

@@ -63,4 +63,4 @@ def misclassified(report: Report, best: Evaluated) -> None:
     cells = [(r["feature"], *(number(r[k], 2) for k in ("FN", "TP", "FP", "TN"))) for r in rows]
     columns = ("mean of", "missed", "found", "false alarms", "true negatives")
     note = "Features in which missed and found cases, or false alarms and true negatives, differ most."
-    report.table("Who is misclassified", columns, cells, note=note, half=True)
+    report.table("Who is misclassified", columns, cells, note=note)

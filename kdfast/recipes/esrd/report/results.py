@@ -51,12 +51,13 @@ def people(report: Report, study: Study, best: Evaluated) -> None:
     window = f", window of {best.months} months" if best.months else ""
     note = "Grey: left out at that step. Each condition is known on the day to which it applies."
     report.figure(f"Who was studied{window}", figures.funnel(rows), note=note)
-    if study.findings:
-        found = [(f"{x.table}: {x.problem}", f"{x.count:,}", f"{x.total:,}") for x in study.findings]
-        report.table("Records left out", ("rows that", "count", "of"), found, half=True)
-    else:
-        none = [("all tables", "every row passed its checks")]
-        report.table("Records left out", ("", ""), none, half=True)
+    left_out = dict.fromkeys(study.rows, 0)
+    for x in study.findings:
+        left_out[x.table] = left_out.get(x.table, 0) + x.count
+    cells = [(name, f"{rows:,}", f"{left_out[name]:,}") for name, rows in study.rows.items()]
+    problems = "; ".join(str(x) for x in study.findings)
+    note = f"Left out: {problems}." if problems else "Every row passed every check."
+    report.table("Records", ("table", "rows", "problems"), cells, note=note, half=True)
 
 
 def models(report: Report, compared: list[Evaluated], main: list[Evaluated]) -> None:
@@ -70,13 +71,14 @@ def models(report: Report, compared: list[Evaluated], main: list[Evaluated]) -> 
     shown = [
         [f"{r.months} months, {r.model}", f"{len(r.task.y):,}", f"{int(r.task.y.sum()):,}"]
         + [number(r.scores["auroc"]), interval(r.interval), number(r.scores["auprc"])]
-        + [number(r.scores["f1"]), number(r.common)]
+        + [number(r.scores["f1"]), number(r.scores["brier"])]
         for r in compared
     ]
-    columns = ("window", "people", "outcomes", "AUROC", "95 % interval", "AUPRC", "F1", "AUROC, same people")
+    columns = ("window", "people", "outcomes", "AUROC", "95 % interval", "AUPRC", "F1", "Brier")
     note = (
-        "Longer windows see more but keep fewer people: those who had the outcome early are gone. The last "
-        "column counts only people eligible at every window."
+        "Each window has its own people and outcome period: longer windows see more, but those who had the"
+        " outcome early are gone. Compare rows of one window; for windows, see the table of the same "
+        "people."
     )
     report.table("Observation windows", columns, shown, note=note)
 
@@ -94,6 +96,22 @@ def curves(report: Report, compared: list[Evaluated], main: list[Evaluated], bes
     report.figure("Calibration", figures.calibration(labelled), note=note)
     note = "Higher is better. A model is worth using where its line is above both grey and black."
     report.figure("Decision curves", figures.decision(labelled), note=note)
+
+
+def lengths(report: Report, rows: list[Evaluated]) -> None:
+    """The same people and outcome, seen for longer."""
+    if not rows:
+        return
+    cells = [
+        [f"{r.months} months", number(r.scores["auroc"]), interval(r.interval), number(r.scores["auprc"])]
+        for r in rows
+    ]
+    note = (
+        f"{len(rows[0].task.y):,} people eligible after the longest window and their outcome from then on; "
+        f"{rows[0].model} sees only the first months."
+    )
+    columns = ("seen", "AUROC", "95 % interval", "AUPRC")
+    report.table("What a longer look adds, same people", columns, cells, note=note, half=True)
 
 
 def sources(report: Report, ablation: dict[str, Evaluated]) -> None:

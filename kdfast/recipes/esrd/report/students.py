@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from kdfast.recipes.common.report import Report
 from kdfast.recipes.esrd.distil import gain_interval
 from kdfast.recipes.esrd.report import card, figures
-from kdfast.recipes.esrd.report.cells import interval, number
+from kdfast.recipes.esrd.report.cells import interval, number, stage
 from kdfast.recipes.esrd.steps import Distilled, Evaluated, Explained
 from kdfast.recipes.esrd.study import Study
 
@@ -38,7 +38,7 @@ def distillation(report: Report, found: Distilled, options: Options) -> None:
     for name, row in found.judged.items():
         scores = [number(row.scores[m]) for m in ("auroc", "auprc", "brier", "ece", "f1")]
         size = f"{row.parameters:,}" if row.parameters else "-"
-        rows.append([name, size, *scores, interval(row.interval), _gain(found, name, options.seed)])
+        rows.append([stage(name), size, *scores, interval(row.interval), _gain(found, name, options.seed)])
     sizes = "{:,}, {:,} and {:,}".format(*(len(p) for p in found.parts))
     note = (
         f"{sizes} training, validation and test people; teacher: {options.teacher}. Students learn from the "
@@ -58,7 +58,7 @@ def distillation(report: Report, found: Distilled, options: Options) -> None:
         "gain over alone",
     )
     report.table("Small students", columns, rows, note=note)
-    times = [(name, number(ms[0], 2), number(ms[1], 2)) for name, ms in found.latency.items()]
+    times = [(stage(name), number(ms[0], 2), number(ms[1], 2)) for name, ms in found.latency.items()]
     note = "Medians on one CPU thread, from raw cells to a logit, interleaved."
     report.table(
         "Time for a prediction", ("model", "1 person, ms", "256 people, ms"), times, note=note, half=True
@@ -73,7 +73,7 @@ def _gain(found: Distilled, name: str, seed: int) -> str:
     if "distilled" not in name or twin is None:
         return ""
     low, high = gain_interval(row, twin, found.task, found.parts, seed)
-    return f"{row.scores['auroc'] - twin.scores['auroc']:+.3f} ({low:+.3f} to {high:+.3f})"
+    return f"{row.scores['auroc'] - twin.scores['auroc']:+.3f} ({low:+.3f}\u2060\u2013\u2060{high:+.3f})"
 
 
 def model_card(report: Report, study: Study, found: Distilled, options: Options) -> None:
@@ -82,7 +82,7 @@ def model_card(report: Report, study: Study, found: Distilled, options: Options)
     facts = card.Facts(
         features=len(found.task.features),
         steps=found.task.x.shape[1],
-        student=f"{found.exported}, {size:,} parameters: student.safetensors, student.pt2, student.onnx",
+        student=f"{stage(found.exported)}, {size:,} parameters (student.safetensors, .pt2, .onnx)",
         teacher=options.teacher,
         race=options.race_feature,
     )
