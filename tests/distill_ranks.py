@@ -1,12 +1,8 @@
-"""One rank of the two that test_distiller.py starts: `python distill_ranks.py RANK STORE`.
-
-Not a test file. It exits 0 if under DDP, compiled DDP and FSDP2 the two ranks together give the gradients of
-one process on the whole batch.
+"""What each of test_distiller.py's two ranks checks: under DDP, compiled DDP and FSDP2 they give together the
+gradients of one process on the whole batch.
 """
 
 from __future__ import annotations
-
-import sys
 
 import torch
 import torch.distributed as dist
@@ -100,11 +96,8 @@ def fsdp2(rank: int) -> None:
     check(out.loss, {name: p.grad.full_tensor() for name, p in d.named_parameters()})
 
 
-if __name__ == "__main__":
-    rank, store = int(sys.argv[1]), sys.argv[2]
+def every_wrapper(rank: int) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD)
     ddp(rank)
     ddp(rank, compiled=True)
     fsdp2(rank)
-    dist.destroy_process_group()

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from feature_checks import DTYPES, noise, refuses, wave
+from ranks import on_two_ranks
 
 import kdfast.functional as KF
 from kdfast import class_means as command
@@ -86,25 +87,17 @@ def test_json_of_the_official_code(tmp_path):
     assert means.counts.tolist() == [1, 0, 1] and means.compute()[2].tolist() == [3.0, 4.0]
 
 
-def _rank(rank, path, results):
-    import torch.distributed as dist
-
-    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
+def both_classes_everywhere(rank):
+    """Each rank sees one class alone; both must know both."""
+    x, y = wave((6, 3)), torch.arange(6) % 2
     means = ClassMeans(2, 3)
-    means.update(wave((6, 3))[rank::2], (torch.arange(6) % 2)[rank::2])
-    results[rank] = means.compute()
-    dist.destroy_process_group()
+    means.update(x[rank::2], y[rank::2])
+    alone = torch.stack([x[y == k].double().mean(0) for k in range(2)]).float()
+    torch.testing.assert_close(means.compute(), alone)
 
 
 def test_ranks_are_added_up(tmp_path):
-    """Each rank sees one class alone; both must know both."""
-    manager = torch.multiprocessing.Manager()
-    results = manager.dict()
-    torch.multiprocessing.spawn(_rank, (str(tmp_path / "store"), results), nprocs=2)
-    alone = ClassMeans(2, 3)
-    alone.update(wave((6, 3)), torch.arange(6) % 2)
-    assert torch.equal(results[0], results[1])
-    torch.testing.assert_close(results[0], alone.compute())
+    on_two_ranks(both_classes_everywhere, tmp_path)
 
 
 TEACHER = """

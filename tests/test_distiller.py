@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import copy
 import gc
-import os
 import pickle
-import subprocess
-import sys
-from pathlib import Path
 
+import distill_ranks
 import pytest
 import torch
 import torch.nn.functional as F
+from ranks import on_two_ranks
 from torch import nn
 from torch.nn.modules.loss import _Loss
 from torch.utils.checkpoint import checkpoint
@@ -584,27 +582,8 @@ def test_compile_to_one_graph(backend) -> None:
 
 @pytest.mark.slow
 def test_two_processes_give_the_gradients_of_one(tmp_path) -> None:
-    """DDP, compiled DDP and FSDP2 on two gloo ranks of this machine; ended after three minutes."""
-    script = Path(__file__).with_name("distill_ranks.py")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(rank), str(tmp_path / "store")],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        for rank in ranks:
-            text, _ = rank.communicate(timeout=180)
-            assert rank.returncode == 0, text[-3000:]
-    finally:
-        for rank in ranks:
-            rank.kill()
+    """Under DDP, compiled DDP and FSDP2."""
+    on_two_ranks(distill_ranks.every_wrapper, tmp_path)
 
 
 def test_data_parallel_is_refused() -> None:

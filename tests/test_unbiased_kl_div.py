@@ -25,7 +25,8 @@ def cases(dtype):
     ):
         student, _ = logits((rows, old + new), dtype, seed=old)
         _, teacher = logits((rows, old), dtype, seed=new)
-        yield Case(f"{rows}: {old} + {new}", (student,), (teacher,), {"num_new": new})
+        rounding = 1e-7 if old == 1 and dtype != torch.float64 else 1e-13  # p - p (q = 1): no gradient
+        yield Case(f"{rows}: {old} + {new}", (student,), (teacher,), {"num_new": new}, rounding)
     student, teacher = logits((6, 70), dtype, "peaky")
     yield Case("sliced", (student[::2, 1::3],), (teacher[1::2, 0:60:3],), {"num_new": 3})
     yield Case("transposed", (student.t(),), (teacher[:4].t(),), {"num_new": 2})

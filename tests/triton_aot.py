@@ -2,6 +2,7 @@
 
     python tests/triton_aot.py sm_90 gfx942   prints registers, shared memory and spills (bytes) as JSON
     python tests/triton_aot.py --write        compiles for every target and writes triton_budget.json
+    python tests/triton_aot.py --widen        the same with another version of Triton: nothing shrinks
 
 The ops run on meta tensors while `launch` is replaced: so what is compiled is what a real call would launch,
 with the same constants and the same knowledge of strides and alignment. The budget is what was measured,
@@ -151,10 +152,26 @@ def with_slack(measured: dict[str, int]) -> dict[str, int]:
     return measured | {"registers": -(-measured["registers"] // 16) * 16 + 16}
 
 
+def larger(a: dict[str, int], b: dict[str, int]) -> dict[str, int]:
+    return {key: max(n, b.get(key, 0)) for key, n in a.items()}
+
+
+def write_budget(*, keep: bool) -> None:
+    """Measures every target and writes the budget; `keep`: nothing in it shrinks."""
+    old = json.loads(BUDGET.read_text()) if keep else {}
+    budget = {
+        target: {
+            name: larger(with_slack(use), old.get(target, {}).get(name, {}))
+            for name, use in measure(target).items()
+        }
+        for target in TARGETS
+    }
+    BUDGET.write_text(json.dumps(budget, indent=1) + "\n")
+
+
 if __name__ == "__main__":
     wanted = sys.argv[1:]
-    if wanted == ["--write"]:
-        budget = {t: {name: with_slack(x) for name, x in measure(t).items()} for t in TARGETS}
-        BUDGET.write_text(json.dumps(budget, indent=1) + "\n")
+    if wanted in (["--write"], ["--widen"]):
+        write_budget(keep=wanted == ["--widen"])
     else:
         print(json.dumps({target: measure(target) for target in wanted}))

@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 export KDFAST_NATIVE_FULL=1 OMP_NUM_THREADS=1
-tests=(tests/test_native_device.py tests/test_native_cuda.py tests/test_native_math.py)
+tests=(tests/test_native_*.py)
 
 echo "== every case, every access checked for races and bounds"
 python -m pytest -q "${tests[@]}" "$@"
