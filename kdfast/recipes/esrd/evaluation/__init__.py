@@ -10,6 +10,7 @@ from kdfast.recipes.esrd.evaluation.metrics import (
     calibration_curve,
     curve_points,
     net_benefit,
+    score_intervals,
     scores,
 )
 
@@ -26,6 +27,7 @@ __all__ = [
     "curve_points",
     "nested_cv",
     "net_benefit",
+    "score_intervals",
     "scores",
     "split",
 ]

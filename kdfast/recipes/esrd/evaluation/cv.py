@@ -39,6 +39,7 @@ class Predictions:
     threshold: np.ndarray  # [n] the one chosen for the fold
     fold: np.ndarray  # [n]
     chosen: list[dict[str, Any]]  # settings of each fold
+    inner: float = float("nan")  # mean inner AUROC of the chosen settings: what models may be chosen by
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -46,11 +47,13 @@ class Predictions:
             "threshold": self.threshold.tolist(),
             "fold": self.fold.tolist(),
             "chosen": self.chosen,
+            "inner": self.inner,
         }
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Predictions:
-        return cls(*(np.asarray(stored[k]) for k in ("p", "threshold", "fold")), stored["chosen"])
+        arrays = (np.asarray(stored[k]) for k in ("p", "threshold", "fold"))
+        return cls(*arrays, stored["chosen"], stored["inner"])
 
 
 def split(y: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> Splits:
@@ -95,19 +98,21 @@ def nested_cv(
     groups = task.people["patient_id"].to_numpy()
     size = len(task.y)
     p, threshold, fold = np.full(size, np.nan), np.full(size, np.nan), np.zeros(size, dtype=np.int64)
-    chosen = []
+    chosen, inner_scores = [], []
     for number, (train, test) in enumerate(split(task.y, groups, folds, seed)):
         x, y, weight = task.x[train], task.y[train], task.weight[train]
         tried = [
             (params, cross_fit(x, y, weight, groups[train], partial(build, params), inner, seed))
             for params in grid
         ]
-        params, fitted = max(tried, key=lambda item: auroc(y, item[1].crossed, weight))
+        ranks = [auroc(y, fitted.crossed, weight) for _, fitted in tried]
+        params, fitted = tried[int(np.argmax(ranks))]
         p[test] = expit(fitted.logits(task.x[test]))
         threshold[test] = best_f1_threshold(y, expit(fitted.crossed), weight)
         fold[test] = number
         chosen.append(dict(params))
-    return Predictions(p, threshold, fold, chosen)
+        inner_scores.append(max(ranks))
+    return Predictions(p, threshold, fold, chosen, float(np.mean(inner_scores)))
 
 
 @dataclass(frozen=True)

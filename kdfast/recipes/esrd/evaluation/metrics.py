@@ -136,8 +136,32 @@ def bootstrap(
     Pass the same seed for two statistics, or one of a difference, to compare models on the same resamples.
     """
     draw = np.random.default_rng(seed)
-    values = [_or_nan(statistic, draw.integers(0, people, people)) for _ in range(rounds)]
-    known = np.array([v for v in values if np.isfinite(v)])
+    values = np.array([_or_nan(statistic, draw.integers(0, people, people)) for _ in range(rounds)])
+    return _percentiles(values, rounds, level)
+
+
+def score_intervals(
+    y: np.ndarray,
+    p: np.ndarray,
+    weight: np.ndarray | None = None,
+    *,
+    threshold: np.ndarray | float = 0.5,
+    rounds: int = 200,
+    seed: int = 0,
+) -> dict[str, tuple[float, float]]:
+    """95 % percentile intervals of all of `scores` over resampled people, each person with its threshold."""
+    y, p, weight = _arrays(y, p, weight)
+    threshold, draw = np.broadcast_to(threshold, y.shape), np.random.default_rng(seed)
+    samples = (draw.integers(0, len(y), len(y)) for _ in range(rounds))
+    found = [scores(y[i], p[i], weight[i], threshold=threshold[i]) for i in samples if 0 < y[i].sum() < len(i)]
+    names = scores(y, p, weight, threshold=threshold)
+    values = {name: np.array([row[name] for row in found]) for name in names}
+    return {name: _percentiles(column, rounds) for name, column in values.items()}
+
+
+def _percentiles(values: np.ndarray, rounds: int, level: float = 0.95) -> tuple[float, float]:
+    """NaN where fewer than half of the rounds gave a value."""
+    known = values[np.isfinite(values)]
     if len(known) < rounds / 2:
         return float("nan"), float("nan")
     low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
