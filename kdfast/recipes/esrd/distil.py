@@ -37,7 +37,7 @@ from kdfast.recipes.esrd.evaluation import (
     scores,
     split,
 )
-from kdfast.recipes.esrd.models import Settings, make_model, network_logits
+from kdfast.recipes.esrd.models import Settings, make_model
 from kdfast.recipes.esrd.models.students import make_student
 from kdfast.recipes.esrd.models.training import RiskTraining, samples
 
@@ -70,6 +70,12 @@ class Teacher:
     def logits(self, x: np.ndarray) -> np.ndarray:
         """Of people it has not seen."""
         return np.mean([member.logits(x) for member in self.members], axis=0)
+
+    def answers(self, task: Task) -> dict[str, list[float]]:
+        """`crossed`, and the logits of everybody in `task` (true predictions for other than training people),
+        for a run folder to keep.
+        """
+        return {"crossed": self.crossed.tolist(), "logits": self.logits(task.x).tolist()}
 
 
 def fit_teacher(
@@ -130,21 +136,13 @@ class Judged:
     platt: Platt
 
 
-def judge(
-    name: str,
-    logits: Callable[[np.ndarray], np.ndarray],
-    task: Task,
-    parts: Parts,
-    size: int | None,
-    seed: int,
-) -> Judged:
-    """Calibrated on validation people, measured on test people."""
+def judge(name: str, logits: np.ndarray, task: Task, parts: Parts, size: int | None, seed: int) -> Judged:
+    """`logits` [n] of the task's people: calibrated on the validation people, measured on the test people."""
     rows = parts.validation
-    raw = logits(task.x[rows])
-    platt = Platt.fit(raw, task.y[rows], task.weight[rows])
-    threshold = best_f1_threshold(task.y[rows], platt(raw), task.weight[rows])
+    platt = Platt.fit(logits[rows], task.y[rows], task.weight[rows])
+    threshold = best_f1_threshold(task.y[rows], platt(logits[rows]), task.weight[rows])
     rows = parts.test
-    y, p, w = task.y[rows], platt(logits(task.x[rows])), task.weight[rows]
+    y, p, w = task.y[rows], platt(logits[rows]), task.weight[rows]
     interval = bootstrap(lambda i: auroc(y[i], p[i], w[i]), len(y), seed=seed)
     return Judged(name, size, scores(y, p, w, threshold=threshold), interval, p, threshold, platt)
 
@@ -171,11 +169,6 @@ def latency(
         return found
     finally:
         torch.set_num_threads(threads)
-
-
-def runner(network: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
-    """A network as a function from cells to logits."""
-    return lambda x: network_logits(network, x)
 
 
 def size_of(model: Any) -> int | None:

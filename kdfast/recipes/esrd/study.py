@@ -35,6 +35,12 @@ class Study:
         """Before any window."""
         return self.cohort.funnel if self.cohort is not None else []
 
+    def outcome_after(self, task: Task) -> str:
+        """The outcome with its period, such as "ESRD within 24 months after the observation window"."""
+        return (
+            f"{self.outcome} within {task.horizon} months after the window" if task.horizon else self.outcome
+        )
+
     def task(self, months: int, horizon: int = 0, **options: Any) -> Task:
         """`Cohort.task`, or the static one under the same options as far as they apply."""
         if self.cohort is not None:

