@@ -135,10 +135,18 @@ class Curve:
 
 @torch.no_grad()
 def kan_curves(
-    student: KANStudent, x: np.ndarray, features: Sequence[Feature], *, top: int = 6, points: int = 60
+    student: KANStudent,
+    x: np.ndarray,
+    features: Sequence[Feature],
+    *,
+    slope: float = 1.0,
+    top: int = 6,
+    points: int = 60,
 ) -> list[Curve]:
     """The curves of the `top` inputs between the 1st and 99th percentile of people x [n, T, F], relative to
-    the average person. ValueError if the KAN has several layers, whose inputs have no curve of their own.
+    the average person, times `slope`, that of the student's calibration.
+
+    ValueError if the KAN has several layers, whose inputs have no curve of their own.
     """
     if len(student.kan) != 1:
         raise ValueError(f"only a KAN of one layer is a sum of curves, this one has {len(student.kan)}")
@@ -151,7 +159,7 @@ def kan_curves(
         feature = features[columns[i]]
         low, high = torch.quantile(rows[:, i], torch.tensor([0.01, 0.99])).tolist()
         rest[:, i] = torch.linspace(low, high, points)
-        added = (student.kan(rest) - student.kan(torch.zeros_like(rest))).squeeze(-1)
+        added = slope * (student.kan(rest) - student.kan(torch.zeros_like(rest))).squeeze(-1)
         raw = rest[:, i] * KAN_RANGE * student.preparer.deviation[columns[i]]
         raw = raw + student.preparer.mean[columns[i]]
         shown = torch.expm1(raw) if feature.skewed else raw

@@ -28,7 +28,7 @@ def write_report(
     distilled: Distilled,
 ) -> None:
     """All sections, then the file."""
-    report = Report(study.title, subtitle=f"{study.outcome} · {study.provenance}")
+    report = Report(study.title, subtitle=f"{study.outcome_after(compared[0].task)} · {study.provenance}")
     report.text("Read this first", card.WARNING, *([card.SYNTHETIC_NOTE] if study.truth is not None else []))
     main = [row for row in compared if row.months in (options.window, 0)]
     best = best_of(compared, options.window)

@@ -13,7 +13,7 @@ from kdfast.recipes.common.report import COLORS, STYLE
 from kdfast.recipes.esrd.cohort import Funnel
 from kdfast.recipes.esrd.evaluation import calibration_curve, curve_points, net_benefit
 from kdfast.recipes.esrd.explain import Curve, Explanation
-from kdfast.recipes.esrd.report.labels import readable
+from kdfast.recipes.esrd.report.labels import model_name, readable
 from kdfast.recipes.esrd.steps import Evaluated
 
 Labelled = Mapping[str, Evaluated]
@@ -76,7 +76,9 @@ def by_window(rows: Sequence[Evaluated]) -> Figure:
         x = np.array([r.months for r in own]) + 0.35 * (i - (len(names) - 1) / 2)
         y = np.array([r.scores["auroc"] for r in own])
         low, high = np.array([r.interval for r in own]).T
-        axes.errorbar(x, y, yerr=[y - low, high - y], marker="o", capsize=2, linewidth=1.4, label=name)
+        axes.errorbar(
+            x, y, yerr=[y - low, high - y], marker="o", capsize=2, linewidth=1.4, label=model_name(name)
+        )
     axes.set_xticks(sorted({r.months for r in rows}))
     axes.legend(fontsize=8, ncols=2)
     return figure

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kdfast.recipes.common.report import Report
 from kdfast.recipes.esrd import fairness as f
 from kdfast.recipes.esrd.report.cells import interval, number, share
-from kdfast.recipes.esrd.report.labels import readable
+from kdfast.recipes.esrd.report.labels import model_name, readable
 from kdfast.recipes.esrd.steps import Evaluated
 
 
@@ -29,7 +29,7 @@ def subgroups(report: Report, best: Evaluated, seed: int) -> None:
         "observed / expected",
     )
     note = f"Largest gaps between groups, in detected cases and in false alarms: {gaps}." if gaps else ""
-    report.table(f"For whom it works ({best.model})", columns, shown, note=note)
+    report.table(f"For whom it works ({model_name(best.model)})", columns, shown, note=note)
 
 
 def equations(report: Report, best: Evaluated, by_equation: dict[str, Evaluated], seed: int) -> None:

@@ -1,4 +1,4 @@
-"""Features' names as a clinician writes them."""
+"""Features and models as people write them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,14 @@ WORDS = {
     "log_uacr": "albuminuria",
     "admissions": "hospital admissions",
 }
+MODELS = {
+    "logistic": "logistic regression",
+    "random_forest": "random forest",
+    "xgboost": "XGBoost",
+    "lightgbm": "LightGBM",
+    "bilstm": "BiLSTM",
+    "transformer": "Transformer",
+}
 KINDS = {"n": "number of {} claims", "cost": "cost of {} claims"}
 
 
@@ -30,3 +38,8 @@ def readable(name: str) -> str:
     else:
         words = base.replace("_", " ").replace("ckd", "CKD")
     return f"{words}, {statistic.rstrip(')')}" if statistic else words
+
+
+def model_name(model: str) -> str:
+    """ "gru" -> "GRU"."""
+    return MODELS.get(model, model.upper())

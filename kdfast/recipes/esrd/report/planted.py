@@ -5,7 +5,7 @@ from __future__ import annotations
 from kdfast.recipes.common.report import Report
 from kdfast.recipes.esrd import recovery as r
 from kdfast.recipes.esrd.report.cells import number
-from kdfast.recipes.esrd.report.labels import readable
+from kdfast.recipes.esrd.report.labels import model_name, readable
 from kdfast.recipes.esrd.steps import Evaluated, Explained
 from kdfast.recipes.esrd.study import Study
 from kdfast.recipes.esrd.synthetic import EFFECTS
@@ -37,7 +37,7 @@ def planted(
             "Planted: log odds a quarter for 10 mL/min/1.73 m² below 40, a unit of log albuminuria, an "
             "illness, an admission a year. Found: mean size of the Shapley values of features that see it."
         )
-        columns = ("cause", "planted", f"found ({explained.shap[0]})")
+        columns = ("cause", "planted", f"found ({model_name(explained.shap[0])})")
         report.table("Causes planted and found", columns, cells, note=note, half=True)
 
 
@@ -46,10 +46,10 @@ def _rows(
 ) -> list[tuple[str, str]]:
     risk = r.true_risk(study, best.task)
     rows = [("expected AUROC of the true risks", number(r.expected_auroc(risk, risk)))]
-    rows.append((f"expected AUROC of {best.model}", number(r.expected_auroc(risk, best.found.p))))
+    rows.append((f"expected AUROC of {model_name(best.model)}", number(r.expected_auroc(risk, best.found.p))))
     for name, row in ablation.items():
         value = r.expected_auroc(r.true_risk(study, row.task), row.found.p)
-        rows.append((f"expected AUROC, {row.model}, {name} records", number(value)))
+        rows.append((f"expected AUROC, {model_name(row.model)}, {name} records", number(value)))
     for year, row in by_equation.items():
         true = r.true_risk(study, row.task)
         ratios = r.true_to_predicted(true, row.found.p, row.task.people["black"].to_numpy())

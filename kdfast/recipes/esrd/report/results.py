@@ -8,6 +8,7 @@ from kdfast.recipes.common.report import Report
 from kdfast.recipes.esrd.evaluation import score_intervals
 from kdfast.recipes.esrd.report import figures
 from kdfast.recipes.esrd.report.cells import interval, number, share
+from kdfast.recipes.esrd.report.labels import model_name
 from kdfast.recipes.esrd.steps import Distilled, Evaluated
 from kdfast.recipes.esrd.study import Study
 
@@ -39,7 +40,7 @@ def headline(report: Report, best: Evaluated, distilled: Distilled) -> None:
         {
             "people analysed": f"{len(best.task.y):,}",
             "have the outcome": share(risk),
-            f"AUROC of the chosen model, {best.model}": number(best.scores["auroc"]),
+            f"AUROC of the chosen model, {model_name(best.model)}": number(best.scores["auroc"]),
             f"test AUROC of the exported student, {student.parameters:,} parameters": number(
                 student.scores["auroc"]
             ),
@@ -54,12 +55,14 @@ def summary(report: Report, study: Study, best: Evaluated) -> None:
     watched = f", watched for {best.months} months" if best.months else ""
     report.text(
         "In short",
-        f"{len(best.task.y):,} people{watched}; outcome: {study.outcome_after(best.task)}, in {risk:.1%}.",
-        f"The model that the inner folds chose, {best.model}, ranks a person who has the outcome above one "
-        f"who has not in {s['auroc']:.0%} of such pairs ({low:.0%} to {high:.0%} with 95 % confidence).",
+        f"{len(best.task.y):,} people{watched}. Outcome: {study.outcome_after(best.task)}, in {risk:.1%}.",
+        f"The model chosen on the inner folds ({model_name(best.model)}) ranks a person who has the outcome "
+        f"above one who has not in {s['auroc']:.0%} of such pairs (95 % interval {low:.0%} to {high:.0%}; "
+        "chance: 50 %).",
         f"At its threshold it finds {s['sensitivity']:.0%} of those who have the outcome and raises a false "
         f"alarm in {1 - s['specificity']:.0%} of those who have not; {s['precision']:.0%} of the people it "
-        f"flags have the outcome. Observed over predicted risk: {s['observed_to_expected']:.2f} (1 is right).",
+        f"flags have the outcome. Observed over predicted risk: {s['observed_to_expected']:.2f} (1 is "
+        "right).",
     )
 
 
@@ -81,20 +84,22 @@ def people(report: Report, study: Study, best: Evaluated) -> None:
 def models(report: Report, compared: list[Evaluated], main: list[Evaluated], seed: int) -> None:
     """Tables of models, their intervals, and windows."""
     columns = ("model", *METRICS.values(), "inner AUROC")
-    rows = [[r.model, *(number(r.scores[m]) for m in METRICS), number(r.found.inner)] for r in main]
+    rows = [
+        [model_name(r.model), *(number(r.scores[m]) for m in METRICS), number(r.found.inner)] for r in main
+    ]
     window = f" at {main[0].months} months" if main[0].months else ""
     report.table(f"Models compared{window}", columns, rows, note=METRICS_NOTE)
     rows = []
     for r in main:
         options = {"threshold": r.found.threshold, "seed": seed}
         found = score_intervals(r.task.y, r.found.p, r.task.weight, **options)
-        rows.append([r.model, *(interval(found[m]) for m in INTERVALS)])
+        rows.append([model_name(r.model), *(interval(found[m]) for m in INTERVALS)])
     columns = ("model", *(METRICS[m] for m in INTERVALS))
     report.table(f"95 % intervals{window}", columns, rows, note="Bootstrap over people, 200 rounds.")
     if not main[0].months:
         return
     shown = [
-        [f"{r.months} months, {r.model}", f"{len(r.task.y):,}", f"{int(r.task.y.sum()):,}"]
+        [f"{r.months} months, {model_name(r.model)}", f"{len(r.task.y):,}", f"{int(r.task.y.sum()):,}"]
         + [number(r.scores["auroc"]), interval(r.interval), number(r.scores["auprc"])]
         + [number(r.scores["f1"]), number(r.scores["brier"])]
         for r in compared
@@ -110,12 +115,12 @@ def models(report: Report, compared: list[Evaluated], main: list[Evaluated], see
 
 def curves(report: Report, compared: list[Evaluated], main: list[Evaluated], best: Evaluated) -> None:
     """Discrimination, calibration, decision curves."""
-    labelled = {r.model: r for r in main}
+    labelled = {model_name(r.model): r for r in main}
     if best.months:
         report.figure("Discrimination by window", figures.by_window(compared), note="Bars: 95 % intervals.")
         windows = {f"{r.months} months": r for r in compared if r.model == best.model}
-        report.figure(f"ROC by window, {best.model}", figures.roc(windows))
-        report.figure(f"Precision and recall by window, {best.model}", figures.pr(windows))
+        report.figure(f"ROC by window, {model_name(best.model)}", figures.roc(windows))
+        report.figure(f"Precision and recall by window, {model_name(best.model)}", figures.pr(windows))
     report.figure("ROC by model", figures.roc(labelled))
     note = "Tenths of the people by predicted risk. On the line: risks mean what they say."
     report.figure("Calibration", figures.calibration(labelled), note=note)
@@ -133,7 +138,7 @@ def lengths(report: Report, rows: list[Evaluated]) -> None:
     ]
     note = (
         f"{len(rows[0].task.y):,} people eligible after the longest window and their outcome from then on; "
-        f"{rows[0].model} sees only the first months."
+        f"{model_name(rows[0].model)} sees only the first months."
     )
     columns = ("seen", "AUROC", "95 % interval", "AUPRC")
     report.table("What a longer look adds, same people", columns, cells, note=note, half=True)
@@ -148,7 +153,7 @@ def sources(report: Report, ablation: dict[str, Evaluated]) -> None:
         + [number(r.scores["brier"], 4)]
         for name, r in ablation.items()
     ]
-    model = next(iter(ablation.values())).model
+    model = model_name(next(iter(ablation.values())).model)
     note = f"The same people and folds, {model}; demographics are in all three."
     columns = ("records", "AUROC", "95 % interval", "AUPRC", "Brier")
     report.table("What each source of records adds", columns, rows, note=note, half=True)

@@ -8,7 +8,7 @@ from kdfast.recipes.common.report import Report
 from kdfast.recipes.esrd.distil import gain_interval
 from kdfast.recipes.esrd.report import card, figures
 from kdfast.recipes.esrd.report.cells import interval, number, share, stage
-from kdfast.recipes.esrd.report.labels import readable
+from kdfast.recipes.esrd.report.labels import model_name, readable
 from kdfast.recipes.esrd.steps import Distilled, Evaluated, Explained
 from kdfast.recipes.esrd.study import Study
 
@@ -30,18 +30,18 @@ def explanations(report: Report, explained: Explained, best: Evaluated) -> None:
     if explained.shap is not None:
         name, found = explained.shap
         note = "Red: high values of the feature, blue: low, grey: not measured. One dot a person."
-        report.figure(f"What drives the risk ({name})", figures.beeswarm(found), note=note)
+        report.figure(f"What drives the risk ({model_name(name)})", figures.beeswarm(found), note=note)
     if explained.gradients is not None:
         name, values, total = explained.gradients
         note = "Expected gradients of the logit, mean size over people."
         if best.months:
             figure = figures.over_time(values, [readable(n) for n in total.names], best.months)
-            report.figure(f"What counts when ({name})", figure, note=note)
+            report.figure(f"What counts when ({model_name(name)})", figure, note=note)
         else:
             figure = figures.bars(
                 {readable(k): v for k, v in total.importance().items()}, "mean |attribution| (log odds)"
             )
-            report.figure(f"What counts ({name})", figure, note=note)
+            report.figure(f"What counts ({model_name(name)})", figure, note=note)
 
 
 def distillation(report: Report, found: Distilled, options: Options) -> None:
@@ -60,9 +60,7 @@ def distillation(report: Report, found: Distilled, options: Options) -> None:
     report.table("Small students", columns, rows, note=note)
     times = [(stage(name), number(ms[0], 2), number(ms[1], 2)) for name, ms in found.latency.items()]
     note = "Medians on one CPU thread, from raw cells to a logit, interleaved."
-    report.table(
-        "Time for a prediction", ("model", "1 person, ms", "256 people, ms"), times, note=note, half=True
-    )
+    report.table("Time for a prediction", ("model", "1 person, ms", "256 people, ms"), times, note=note)
     if found.kan:
         sizes = {readable(name): size for name, size in found.kan.items()}
         note = "Spread of each feature's curve among the training people."

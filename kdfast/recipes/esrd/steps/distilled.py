@@ -65,7 +65,8 @@ def distil(study: Study, options: Options, out: RunFolder) -> Distilled:
     if "kan" in best:
         student = networks[best["kan"]]
         kan = explain.kan_importances(student, task.x[parts.train])
-        curves = explain.kan_curves(student, task.x[parts.train], task.features)
+        slope = judged[best["kan"]].platt.slope
+        curves = explain.kan_curves(student, task.x[parts.train], task.features, slope=slope)
     return Distilled(task, parts, judged, latency, next(iter(best.values())), parity, kan, curves)
 
 
