@@ -10,6 +10,7 @@ They sum to f(z) - E f(b). shap's deep explainers do not know recurrent layers; 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -55,7 +56,9 @@ def tree_shap(model: TabularModel, x: np.ndarray) -> Explanation:
     """Shapley values of a fitted tree model for people x [n, T, F]; logits for boosting, probability for a
     forest.
     """
-    import shap
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PendingDeprecationWarning)  # its use of matplotlib
+        import shap
 
     table, names = summarise(x, model.features)
     estimator = model.estimator_
