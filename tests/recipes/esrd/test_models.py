@@ -1,4 +1,4 @@
-"""Every model fits, learns and repeats itself; what the networks are made of; imputation without look-ahead."""
+"""Every model fits, learns and repeats itself; what networks are made of; imputation without look-ahead."""
 
 import numpy as np
 import pytest
@@ -72,7 +72,7 @@ def test_focal_and_weighted_losses(signal) -> None:
 
 
 def test_distillation_loss_is_the_sum_it_says() -> None:
-    """(1 - alpha) cross-entropy + alpha T^2 KL, each a mean over the weights, from the fused op and in parts."""
+    """Cross-entropy and T^2 KL, each a mean over the weights, from the fused op and in parts."""
     draw = torch.Generator().manual_seed(0)
     z, t = torch.randn(6, generator=draw), torch.randn(6, generator=draw)
     y, weight = torch.tensor([0, 1, 0, 1, 1, 0]), torch.tensor([1.0, 2, 0, 1, 3, 1])
