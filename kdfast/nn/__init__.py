@@ -1,7 +1,11 @@
 """The losses and layers as modules, drop-in beside torch.nn."""
 
+from kdfast.nn.cankd import CanKDLoss, NonLocalFusion
 from kdfast.nn.class_means import ClassMeans
+from kdfast.nn.cooperative_masks import CooperativeMasks
+from kdfast.nn.cross_attention import CrossAttentionProjector
 from kdfast.nn.feature_losses import (
+    AttentionMapKLLoss,
     AttentionTransferLoss,
     BoxLoss,
     BoxWeightedMSELoss,
@@ -18,7 +22,8 @@ from kdfast.nn.feature_losses import (
     RKDLoss,
     SimilarityPreservingLoss,
 )
-from kdfast.nn.kan import KAN, KANConv2d, KANLinear
+from kdfast.nn.kan import KAN, KANLinear
+from kdfast.nn.kan_conv import KANConv2d
 from kdfast.nn.losses import (
     CrossEntropyKLDivLoss,
     DISTLoss,
@@ -36,12 +41,16 @@ from kdfast.nn.losses import (
 )
 
 __all__ = [
+    "AttentionMapKLLoss",
     "AttentionTransferLoss",
     "BoxLoss",
     "BoxWeightedMSELoss",
+    "CanKDLoss",
     "ChannelWiseKLLoss",
     "ClassMeans",
+    "CooperativeMasks",
     "CosineDistanceLoss",
+    "CrossAttentionProjector",
     "CrossEntropyKLDivLoss",
     "DISTLoss",
     "DKDLoss",
@@ -59,6 +68,7 @@ __all__ = [
     "MGDLoss",
     "MaskedMSELoss",
     "NDLoss",
+    "NonLocalFusion",
     "NormalizedMSELoss",
     "RKDLoss",
     "ReverseKLDivLoss",
