@@ -1,5 +1,7 @@
 """The fused losses as functions, drop-in beside torch.nn.functional: `import kdfast.functional as KF`."""
 
+from kdfast.ops.attention_map_kl import attention_map_kl
+from kdfast.ops.attention_masks import attention_masks
 from kdfast.ops.attention_transfer import attention_transfer
 from kdfast.ops.box_loss import box_loss
 from kdfast.ops.box_weighted_mse import box_weighted_mse
@@ -9,6 +11,7 @@ from kdfast.ops.channel_wise_kl import channel_wise_kl
 from kdfast.ops.class_box_l2 import class_box_l2
 from kdfast.ops.class_sums import class_sums
 from kdfast.ops.cosine_distance import cosine_distance
+from kdfast.ops.cross_attention import cross_attention
 from kdfast.ops.cross_entropy_kl_div import cross_entropy_kl_div
 from kdfast.ops.dice_diversity import dice_diversity
 from kdfast.ops.dist_loss import dist_loss
@@ -24,6 +27,7 @@ from kdfast.ops.kl_div import kl_div
 from kdfast.ops.linear_kl_div import linear_kl_div
 from kdfast.ops.masked_mse import masked_mse
 from kdfast.ops.nd_loss import nd_loss
+from kdfast.ops.nonlocal_attention import nonlocal_attention
 from kdfast.ops.normalized_mse import normalized_mse
 from kdfast.ops.random_mask import random_mask
 from kdfast.ops.reverse_kl_div import reverse_kl_div
@@ -41,6 +45,8 @@ from kdfast.ops.unbiased_kl_div import unbiased_kl_div
 from kdfast.ops.weighted_mse import weighted_mse
 
 __all__ = [
+    "attention_map_kl",
+    "attention_masks",
     "attention_transfer",
     "box_loss",
     "box_weighted_mse",
@@ -50,6 +56,7 @@ __all__ = [
     "class_box_l2",
     "class_sums",
     "cosine_distance",
+    "cross_attention",
     "cross_entropy_kl_div",
     "dice_diversity",
     "dist_loss",
@@ -65,6 +72,7 @@ __all__ = [
     "linear_kl_div",
     "masked_mse",
     "nd_loss",
+    "nonlocal_attention",
     "normalized_mse",
     "random_mask",
     "reverse_kl_div",

@@ -1,7 +1,11 @@
 """The losses and layers as modules, drop-in beside torch.nn."""
 
+from kdfast.nn.cankd import CanKDLoss, NonLocalFusion
 from kdfast.nn.class_means import ClassMeans
+from kdfast.nn.cooperative_masks import CooperativeMasks
+from kdfast.nn.cross_attention import CrossAttentionProjector
 from kdfast.nn.feature_losses import (
+    AttentionMapKLLoss,
     AttentionTransferLoss,
     BoxLoss,
     BoxWeightedMSELoss,
@@ -36,12 +40,16 @@ from kdfast.nn.losses import (
 )
 
 __all__ = [
+    "AttentionMapKLLoss",
     "AttentionTransferLoss",
     "BoxLoss",
     "BoxWeightedMSELoss",
+    "CanKDLoss",
     "ChannelWiseKLLoss",
     "ClassMeans",
+    "CooperativeMasks",
     "CosineDistanceLoss",
+    "CrossAttentionProjector",
     "CrossEntropyKLDivLoss",
     "DISTLoss",
     "DKDLoss",
@@ -59,6 +67,7 @@ __all__ = [
     "MGDLoss",
     "MaskedMSELoss",
     "NDLoss",
+    "NonLocalFusion",
     "NormalizedMSELoss",
     "RKDLoss",
     "ReverseKLDivLoss",

@@ -66,6 +66,15 @@ class BoxLoss(_FunctionLoss):
     per_call = ("weight",)
 
 
+class AttentionMapKLLoss(_FunctionLoss):
+    """kdfast.functional.attention_map_kl: AttentionMapKLLoss()(student_query, student_key, teacher_query,
+    teacher_key).
+    """
+
+    function = staticmethod(KF.attention_map_kl)
+    per_call = ("mask", "key_mask")
+
+
 class AttentionTransferLoss(_FunctionLoss):
     """kdfast.functional.attention_transfer: AttentionTransferLoss(power=2.0)(student, teacher)."""
 

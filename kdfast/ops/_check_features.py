@@ -33,6 +33,15 @@ def shape(name: str, x: Tensor, wanted: Sequence[int], meaning: str) -> None:
         raise ValueError(f"{name} must be {meaning}, here {tuple(wanted)}, got shape {tuple(x.shape)}")
 
 
+def position_mask(name: str, x: object, wanted: Sequence[int], like: Tensor) -> None:
+    """A bool tensor [batch, positions], True for a valid position: TypeError, ValueError, RuntimeError."""
+    _check.tensor(name, x)
+    if x.dtype != torch.bool:
+        raise TypeError(f"{name} must be bool, True where a position is valid, got {x.dtype}")
+    shape(name, x, wanted, "[batch, positions]")
+    _check.same_device(name, x, "query", like)
+
+
 def integers(name: str, x: object) -> None:
     """`x` is a tensor of integers: TypeError."""
     _check.tensor(name, x)

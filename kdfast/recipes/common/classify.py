@@ -12,28 +12,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchmetrics.classification import MulticlassAccuracy
 
 import kdfast
+from kdfast.recipes.common.means import Means
 
 Batch = tuple[Tensor, Tensor]  # images [B, C, H, W], class numbers [B]
 Optimize = Callable[[list[nn.Parameter], int], dict[str, Any]]  # parameters, steps -> what Lightning expects
-
-
-class _Means:
-    """Means over samples of named 0-d tensors, added up where they are."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._count = 0
-
-    def add(self, values: dict[str, Tensor], count: int) -> None:
-        """Means over `count` samples each."""
-        self._sums = {name: self._sums.get(name, 0) + count * value for name, value in values.items()}
-        self._count += count
-
-    def take(self) -> dict[str, Tensor]:
-        """The means so far; starts anew."""
-        means = {name: value / self._count for name, value in self._sums.items()}
-        self._sums, self._count = {}, 0
-        return means
 
 
 class Classifier(LightningModule):
@@ -60,7 +42,7 @@ class Classifier(LightningModule):
         super().__init__()
         self.network, self.augment = network, augment
         self._optimize = optimize
-        self._means = _Means()
+        self._means = Means()
         self.train_accuracy = MulticlassAccuracy(classes, average="micro", validate_args=False)
         self.val_accuracy = MulticlassAccuracy(classes, average="micro", validate_args=False)
 
