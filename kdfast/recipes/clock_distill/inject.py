@@ -56,6 +56,11 @@ class DetrWithQueries(nn.Module):
         self.detr = detr
         self._family: Family = family_of(detr)
 
+    @property
+    def stretches(self) -> bool:
+        """Whether the model knows no padding, so that images have to be given one size."""
+        return self._family.mask is None
+
     def forward(
         self,
         images: Tensor,

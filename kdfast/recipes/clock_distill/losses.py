@@ -11,7 +11,7 @@ of the softmaxes at temperature T, / number of classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -22,12 +22,13 @@ from torch.nn.modules.loss import _Loss
 import kdfast.functional as KF
 from kdfast.recipes.clock_distill.inject import DetrOutput
 
+Label = Mapping[str, Tensor]
 Shapes = Sequence[tuple[int, int]]
 _LEAST = 1e-6  # sum of confidences below which a layer's boxes count as unknown
 
 
 class MemoryDistillation(_Loss):
-    """LCMD on `DetrOutput.memory`; the batch's boxes are its third argument.
+    """LCMD on `DetrOutput.memory`; the batch's labels are its third argument.
 
     Args:
         alpha, beta: weights of foreground and background.
@@ -49,13 +50,14 @@ class MemoryDistillation(_Loss):
             raise ValueError(f"channels must be 'sum' or 'mean', got {channels!r}")
         self.alpha, self.beta, self.channels, self.fgd_compat = alpha, beta, channels, fgd_compat
 
-    def forward(self, student: DetrOutput, teacher: DetrOutput, boxes: Sequence[Tensor]) -> Tensor:
-        """boxes: B tensors [n, 4], cxcywh of the image (without padding). -> 0-d."""
+    def forward(self, student: DetrOutput, teacher: DetrOutput, labels: Sequence[Label]) -> Tensor:
+        """labels: of each image, "boxes" [n, 4], cxcywh of the image (without padding). -> 0-d."""
         if student.shapes != teacher.shapes:
             raise ValueError(
                 "teacher and student must have feature levels of the same sizes, got "
                 f"{student.shapes} (student) and {teacher.shapes} (teacher)"
             )
+        boxes = [label["boxes"] for label in labels]
         s, t, mask = student.memory, teacher.memory, student.memory_mask
         if self.fgd_compat:
             weight = fgd_weights(boxes, student.shapes, alpha=self.alpha, beta=self.beta).to(s.device)

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import torchvision
 from torch import Tensor, nn
-from torchvision.models.feature_extraction import create_feature_extractor
+from torchvision.models._utils import IntermediateLayerGetter
 from transformers import (
     AutoBackbone,
     AutoConfig,
@@ -27,57 +26,46 @@ from transformers import (
 from transformers.backbone_utils import BackboneConfigMixin, BackboneMixin
 from transformers.modeling_outputs import BackboneOutput
 
+from kdfast.recipes.common.dense.backbones import trunk
+
 Architecture = Literal["dab_detr", "deformable_detr", "rt_detr"]
+ARCHITECTURES = ("dab_detr", "deformable_detr", "rt_detr")
 STAGES = ["stride4", "stride8", "stride16", "stride32"]
-_RESNET = ("layer1", "layer2", "layer3", "layer4")
-_MOBILE = ("features.3", "features.6", "features.13", "features.17")
-_SMALL = (64, 128, 256, 512)
-_LARGE = (256, 512, 1024, 2048)
-# name -> (layers with strides 4, 8, 16 and 32, their channels)
-BACKBONES: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
-    "mobilenet_v2": (_MOBILE, (24, 32, 96, 320)),
-    "resnet18": (_RESNET, _SMALL),
-    "resnet34": (_RESNET, _SMALL),
-    "resnet50": (_RESNET, _LARGE),
-    "resnet101": (_RESNET, _LARGE),
-}
 
 
 class TorchvisionBackboneConfig(BackboneConfigMixin, PreTrainedConfig):
-    """Which torchvision network, and which of its stages are given out."""
+    """Which network, its weights, and which of its stages are given out; see backbones.trunk."""
 
     model_type = "kdfast_torchvision"
 
     def __init__(
         self,
         name: str = "resnet50",
+        weights: str | None = None,
         out_features: list[str] | None = None,
         out_indices: list[int] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if name not in BACKBONES:
-            raise ValueError(f"backbone must be one of {', '.join(BACKBONES)}, got {name!r}")
-        self.name, self.stage_names = name, STAGES
+        self.name, self.weights, self.stage_names = name, weights, STAGES
         self.set_output_features_output_indices(out_features=out_features, out_indices=out_indices)
 
 
 class TorchvisionBackbone(BackboneMixin, PreTrainedModel):
-    """images [B, 3, H, W] -> feature maps of the stages; `.body` has the torchvision network's own keys."""
+    """images [B, 3, H, W] -> feature maps of the stages."""
 
     config_class = TorchvisionBackboneConfig
     has_attentions = False
 
     def __init__(self, config: TorchvisionBackboneConfig) -> None:
         super().__init__(config)
-        layers, channels = BACKBONES[config.name]
-        self.num_features = list(channels)
-        wanted = {layers[STAGES.index(name)]: name for name in self.out_features}
-        network = torchvision.models.get_model(config.name, weights=None)
-        self.body = create_feature_extractor(network, wanted)
+        made = trunk(config.name, weights=config.weights)
+        self.num_features = list(made.channels)
+        wanted = {made.stages[STAGES.index(name)]: name for name in self.out_features}
+        self.body = IntermediateLayerGetter(made.body, wanted)
 
     def _init_weights(self, module: nn.Module) -> None:
-        """torchvision has initialised them."""
+        """They are initialised, or loaded, already."""
 
     def forward(self, pixel_values: Tensor, **_: Any) -> BackboneOutput:
         maps = self.body(pixel_values)
@@ -93,6 +81,7 @@ def build_detr(
     num_classes: int,
     *,
     backbone: str = "resnet50",
+    weights: str | None = None,
     dim: int = 256,
     encoder_layers: int | None = None,
     decoder_layers: int = 6,
@@ -100,65 +89,39 @@ def build_detr(
     denoising: int = 100,
     refine: bool = True,
 ) -> nn.Module:
-    """A randomly initialised DETR with the paper's losses and auxiliary losses of all layers.
+    """A randomly initialised DETR with its authors' losses on all decoder layers.
 
     Args:
+        backbone, weights: see backbones.trunk.
         dim: width D; feed-forward layers are 4 D wide (8 D in DAB-DETR), 8 heads.
         encoder_layers: 6, in RT-DETR 1, by default.
         queries: own object queries.
         denoising: denoising queries of RT-DETR, about.
         refine: Deformable-DETR refines boxes layer by layer.
+
+    Raises:
+        ValueError: an unknown architecture.
+        UserError: an unknown backbone, or weights that do not fit it.
     """
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}, got {architecture!r}")
+    common = {"num_labels": num_classes, "num_queries": queries, "auxiliary_loss": True}
+    common |= {"decoder_layers": decoder_layers, "encoder_layers": encoder_layers or 6}
+    stages = [3] if architecture == "dab_detr" else [1, 2, 3]
+    body = TorchvisionBackboneConfig(backbone, weights, out_indices=stages)
+    wide = (8 if architecture == "dab_detr" else 4) * dim
+    common |= {"backbone_config": body, "encoder_ffn_dim": wide, "decoder_ffn_dim": wide}
     if architecture == "dab_detr":
-        config = DabDetrConfig(
-            backbone_config=TorchvisionBackboneConfig(backbone, out_indices=[3]),
-            hidden_size=dim,
-            encoder_layers=encoder_layers or 6,
-            decoder_layers=decoder_layers,
-            encoder_ffn_dim=8 * dim,
-            decoder_ffn_dim=8 * dim,
-            num_queries=queries,
-            auxiliary_loss=True,
-            num_labels=num_classes,
-        )
-        return DabDetrForObjectDetection(config)
+        return DabDetrForObjectDetection(DabDetrConfig(hidden_size=dim, **common))
     if architecture == "deformable_detr":
-        config = DeformableDetrConfig(
-            backbone_config=TorchvisionBackboneConfig(backbone, out_indices=[1, 2, 3]),
-            d_model=dim,
-            encoder_layers=encoder_layers or 6,
-            decoder_layers=decoder_layers,
-            encoder_ffn_dim=4 * dim,
-            decoder_ffn_dim=4 * dim,
-            num_queries=queries,
-            auxiliary_loss=True,
-            with_box_refine=refine,
-            num_labels=num_classes,
-        )
+        config = DeformableDetrConfig(d_model=dim, with_box_refine=refine, **common)
         return DeformableDetrForObjectDetection(config)
-    if architecture == "rt_detr":
-        config = RTDetrConfig(
-            backbone_config=TorchvisionBackboneConfig(backbone, out_indices=[1, 2, 3]),
-            encoder_in_channels=list(BACKBONES[backbone][1][1:]),
-            encoder_hidden_dim=dim,
-            d_model=dim,
-            decoder_in_channels=[dim] * 3,
-            encoder_layers=encoder_layers or 1,
-            decoder_layers=decoder_layers,
-            encoder_ffn_dim=4 * dim,
-            decoder_ffn_dim=4 * dim,
-            num_queries=queries,
-            num_denoising=denoising,
-            freeze_backbone_batch_norms=False,
-            num_labels=num_classes,
-        )
-        return RTDetrForObjectDetection(config)
-    raise ValueError(f"architecture must be dab_detr, deformable_detr or rt_detr, got {architecture!r}")
-
-
-def backbone_of(detr: nn.Module) -> nn.Module:
-    """The torchvision network inside, to load weights into."""
-    return next(module for module in detr.modules() if isinstance(module, TorchvisionBackbone)).body
+    common |= {"encoder_layers": encoder_layers or 1, "num_denoising": denoising}
+    channels = {"encoder_in_channels": list(trunk(backbone).channels[1:]), "decoder_in_channels": [dim] * 3}
+    config = RTDetrConfig(
+        d_model=dim, encoder_hidden_dim=dim, freeze_backbone_batch_norms=False, **channels, **common
+    )
+    return RTDetrForObjectDetection(config)
 
 
 def label_embedding_of(detr: nn.Module) -> Tensor | None:
