@@ -69,7 +69,9 @@ def test_logit_term_has_the_published_values(part, value, size):
     fixed = [[0.5, 0.5, 0.2, 0.3], [0.3, 0.6, 0.1, 0.1], [0.7, 0.2, 0.4, 0.2]]
     fixed = torch.tensor([[fixed]], dtype=torch.float64)
     teacher = output(logits=sines((3, 4), 0, 2)[None, None], boxes=fixed)
-    weights = {"classification": 0.0, "l1": 0.0, "giou": 0.0} | {part: {"l1": 5.0, "giou": 2.0}.get(part, 1.0)}
+    weights = {"classification": 0.0, "l1": 0.0, "giou": 0.0} | {
+        part: {"l1": 5.0, "giou": 2.0}.get(part, 1.0)
+    }
     loss = ConsistentLogitDistillation(**weights)(output(logits=logits, boxes=boxes), teacher)
     loss.backward()
     assert loss.item() == pytest.approx(value, rel=1e-6)  # confidences are float32
@@ -114,7 +116,7 @@ def test_bce_form_is_a_weighted_mean():
 
 
 def test_fgd_rasterisation_is_inclusive_and_counts_past_the_border():
-    """The published example: image width 1333, 42 cells: a box of 32 pixels takes 3 cells, also at the end."""
+    """The published example: width 1333 and 42 cells: a box of 32 pixels takes 3 cells, at the end too."""
     width = torch.tensor(1333.0)
     for low, high, first, last in ((0, 32, 0, 2), (1300, 1333, 40, 41)):
         box = torch.tensor([[(low + high) / 2 / width, 0.5, (high - low) / width, 1.0]])
@@ -214,8 +216,8 @@ def test_external_queries_depend_on_their_box_and_class(pair):
 
 
 def test_padded_queries_have_no_weight():
-    queries = TargetQueries(3, 8, copies=2)([torch.full((2, 4), 0.5), torch.zeros(0, 4)], [torch.zeros(2).long()] * 1
-                                            + [torch.zeros(0).long()])  # fmt: skip
+    boxes, labels = [torch.full((2, 4), 0.5), torch.zeros(0, 4)], [torch.zeros(n).long() for n in (2, 0)]
+    queries = TargetQueries(3, 8, copies=2)(boxes, labels)
     assert queries.real.tolist() == [[True] * 4, [False] * 4]
     weight = confidences(torch.randn(3, 2, 4, 5), queries.real)
     assert (weight[:, 1] == 0).all() and (weight[:, 0] > 0).all()
@@ -224,7 +226,9 @@ def test_padded_queries_have_no_weight():
 
 def test_hopeless_teacher_and_degenerate_boxes_are_finite():
     logits = torch.full((2, 1, 3, 4), -200.0)
-    boxes = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0], [1.0, 1.0, 0.0, 1.0]]).expand(2, 1, 3, 4)
+    boxes = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0], [1.0, 1.0, 0.0, 1.0]]).expand(
+        2, 1, 3, 4
+    )
     s, b = torch.randn(2, 1, 3, 4).requires_grad_(), boxes.clone().requires_grad_()
     for level in (-200.0, 5.0):
         teacher = output(logits=torch.full_like(logits, level), boxes=boxes)
@@ -244,8 +248,14 @@ def test_queries_are_constant_and_the_teachers_embedding_serves():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: TargetQueries(3, 8)([torch.rand(1, 4)], [torch.tensor([3])]), r"labels\[0\] must hold 0 ... 2"),
-        (lambda: TargetQueries(3, 8)([torch.rand(2, 4)], [torch.tensor([0])]), r"boxes\[0\] must be \[n, 4\]"),
+        (
+            lambda: TargetQueries(3, 8)([torch.rand(1, 4)], [torch.tensor([3])]),
+            r"labels\[0\] must hold 0 ... 2",
+        ),
+        (
+            lambda: TargetQueries(3, 8)([torch.rand(2, 4)], [torch.tensor([0])]),
+            r"boxes\[0\] must be \[n, 4\]",
+        ),
         (lambda: TargetQueries(3, 8, copies=0), "copies must be 1 or more"),
         (lambda: build_detr("detr", 3), "architecture must be"),
         (lambda: ConsistentLogitDistillation(form="mse"), "form must be"),

@@ -2,9 +2,9 @@
 
     loss = the detector's + LCMD + TCLD        see losses.py
 
-A teacher DETR, a student with a smaller backbone alone and the same one distilled are trained on boxes of COCO,
-VOC or KITTI folders, by default of blood cells. queries.py makes the target-aware queries, inject.py takes
-them through both decoders in the pass that they make anyway, families.py knows the three DETRs.
+A teacher DETR, a student with a smaller backbone alone and the same one distilled are trained on boxes of
+COCO, VOC or KITTI folders, by default of blood cells. queries.py makes the target-aware queries, inject.py
+takes them through both decoders in the pass that they make anyway, families.py knows the three DETRs.
 """
 
 from kdfast.recipes.clock_distill.detector import DetrDetection, DetrDetector, distiller, labels_of

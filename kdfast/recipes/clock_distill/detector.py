@@ -1,8 +1,8 @@
 """A transformers DETR among the recipes' detectors: `DetrDetector`, and its Lightning module.
 
-    training    (images, labels, queries) -> DetrOutput, its loss with it
-    evaluation  images -> list of dicts of boxes [n, 4], labels [n] from 1, scores [n], as torchvision's;
-                with queries a DetrOutput, as a teacher gives it
+training    (images, labels, queries) -> DetrOutput, its loss with it
+evaluation  images -> list of dicts of boxes [n, 4], labels [n] from 1, scores [n], as torchvision's;
+            with queries a DetrOutput, as a teacher gives it
 """
 
 from __future__ import annotations

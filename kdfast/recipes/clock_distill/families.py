@@ -1,9 +1,9 @@
 """What differs between the DETRs of transformers: where queries go in, and how heads read what comes out.
 
-    DAB-DETR         single level; references are 4-d boxes in logits; one head for all layers
-    Deformable-DETR  several levels; references are centres (boxes with two_stage); a head a layer
-    RT-DETR          several levels; DINO's ingredients: query selection, contrastive denoising queries, and
-                     references as boxes; the decoder applies its heads itself
+DAB-DETR         single level; references are 4-d boxes in logits; one head for all layers
+Deformable-DETR  several levels; references are centres (boxes with two_stage); a head a layer
+RT-DETR          several levels; DINO's ingredients: query selection, contrastive denoising queries, and
+                 references as boxes; the decoder applies its heads itself
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ class Family:
     inputs: Callable[[ExternalQueries, Inputs], dict[str, Tensor]]
     outputs: tuple[str, ...]
     heads: Callable[[nn.Module, Inputs, ExternalQueries], Heads]
-    attention: Callable[[nn.Module], nn.Module]  # a decoder layer's self-attention, which takes attention_mask
+    attention: Callable[
+        [nn.Module], nn.Module
+    ]  # a decoder layer's self-attention, which takes attention_mask
     mask: str | None  # the decoder's argument that marks the memory's real tokens
     grid: Callable[[nn.Module], nn.Module] | None = None  # whose output has the only level's height and width
 

@@ -1,9 +1,9 @@
 """External queries through a transformers DETR in the same decoder pass as its own: `DetrWithQueries`.
 
 Hooks put the queries behind the model's own, give the decoder's self-attention a mask under which the two
-groups do not see each other, and take the results away again behind the decoder, so that the rest of the model
-(heads, matching, its loss) works on its own queries as if nothing had happened. A second decoder pass would
-project the memory a second time in every layer.
+groups do not see each other, and take the results away again behind the decoder, so that the rest of the
+model (heads, matching, its loss) works on its own queries as if nothing had happened. A second decoder pass
+would project the memory a second time in every layer.
 
 What is called memory is what the decoder attends to: the encoder's output, in RT-DETR behind its projections.
 """
@@ -26,9 +26,9 @@ class DetrOutput(NamedTuple):
     """L decoder layers, B images, Q own and E external queries, C classes, N tokens of all levels.
 
     logits, boxes: [B, Q, C] and [B, Q, 4] of the last layer, boxes in cxcywh of the image; loss: the model's
-    own, 0-d, if labels were given, and its parts; memory: [B, N, D]; memory_mask: bool [B, N] or None, False in
-    padding; shapes: (h, w) of the levels; extents: [B, 4], the image's (w, h, w, h) as shares of the padded
-    input; external_logits, external_boxes: [L, B, E, C] and [L, B, E, 4]; real: bool [B, E].
+    own, 0-d, if labels were given, and its parts; memory: [B, N, D]; memory_mask: bool [B, N] or None, False
+    in padding; shapes: (h, w) of the levels; extents: [B, 4], the image's (w, h, w, h) as shares of the
+    padded input; external_logits, external_boxes: [L, B, E, C] and [L, B, E, 4]; real: bool [B, E].
     """
 
     logits: Tensor

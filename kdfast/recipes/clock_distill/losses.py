@@ -5,8 +5,8 @@ LCMD = alpha sum M S |A_t - A_s|^2 + beta sum (1 - M) S |A_t - A_s|^2, summed ov
 TCLD = sum over layers of  l_cls sum_q w_q KL_q + l_1 mean_w L1_q + l_giou mean_w (1 - GIoU_q)
 
 A: encoder memories; M, S: inside a box, and one over the cells of the smallest box (or of the background).
-q: target-aware queries; w_q = max_c sigmoid(teacher logit); mean_w: sum of w x value / sum of w; KL_q = T^2 KL
-of the softmaxes at temperature T, / number of classes.
+q: target-aware queries; w_q = max_c sigmoid(teacher logit); mean_w: sum of w x value / sum of w; KL_q = T^2
+KL of the softmaxes at temperature T, / number of classes.
 """
 
 from __future__ import annotations

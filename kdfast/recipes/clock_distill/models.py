@@ -128,3 +128,10 @@ def label_embedding_of(detr: nn.Module) -> Tensor | None:
     """What RT-DETR's denoising queries embed classes with [C + 1, D]; None for the others."""
     embedding = getattr(detr.model, "denoising_class_embed", None)
     return None if embedding is None else embedding.weight.detach()
+
+
+def parts(detr: nn.Module) -> list[str]:
+    """The names of all modules with weights but the backbone, for `inherit`."""
+    inner = [f"model.{name}" for name, module in detr.model.named_children() if name != "backbone"]
+    names = inner + [name for name, _ in detr.named_children() if name != "model"]
+    return [name for name in names if detr.get_submodule(name).state_dict()]

@@ -22,10 +22,10 @@ class Options(RunOptions):
     classes: tuple[str, ...] = ()
     """names of the classes to learn; all of the annotations' if none is given"""
 
-    short_side: int = 120
+    short_side: int = 96
     """images are resized to this shorter side; 800 for COCO"""
 
-    long_side: int = 160
+    long_side: int = 128
     """but no longer than this; 1333 for COCO"""
 
     architecture: Architecture = "rt_detr"
@@ -52,10 +52,10 @@ class Options(RunOptions):
     decoder_layers: int = 3
     """of both; 6 in the paper"""
 
-    queries: int = 60
+    queries: int = 40
     """object queries; 300 in the paper's detectors"""
 
-    denoising: int = 60
+    denoising: int = 40
     """denoising queries of rt_detr, about; 100 in its paper"""
 
     alpha: float = 5e-5
@@ -70,11 +70,11 @@ class Options(RunOptions):
     fgd_compat: bool = False
     """rasterise boxes as FGD's code does"""
 
-    memory_weight: float = 1.0
-    """of LCMD"""
+    memory_weight: float = 20.0
+    """of LCMD; 1 in the paper, whose memories have four times the tokens and the width"""
 
-    logit_weight: float = 1.0
-    """of TCLD"""
+    logit_weight: float = 0.1
+    """of TCLD; 1 in the paper"""
 
     temperature: float = 10.0
     """T of TCLD's classes"""
@@ -85,22 +85,26 @@ class Options(RunOptions):
     copies: int = 3
     """copies of the target-aware queries"""
 
-    content: Literal["random", "teacher"] = "random"
-    """class embedding of the target-aware queries: constant random vectors, or the teacher's (rt_detr)"""
+    content: Literal["auto", "random", "teacher"] = "auto"
+    """class embedding of the target-aware queries: constant random vectors, or the one of the teacher's
+    denoising queries; auto: the teacher's where it has one (rt_detr)"""
+
+    inherit: bool = True
+    """every student, alone or distilled, starts from the teacher's transformer and heads"""
 
     teacher_epochs: int = 24
     """passes of the teacher over the training images"""
 
-    epochs: int = 12
+    epochs: int = 8
     """passes of each student"""
 
-    batch_size: int = 8
+    batch_size: int = 4
     """images a step, for each device"""
 
-    lr: float = 5e-4
+    lr: float = 1e-3
     """learning rate of the transformers (AdamW); 1e-4 with the paper's sizes"""
 
-    backbone_lr: float = 5e-4
+    backbone_lr: float = 1e-3
     """of the students' backbones; 1e-5 in the paper, from pretrained weights"""
 
     teacher_backbone_lr: float = 1e-4
@@ -131,3 +135,8 @@ class Options(RunOptions):
             raise ValueError("option --content: 'teacher' needs the denoising embedding of rt_detr")
         if self.data != "bccd" and self.data_root is None:
             raise ValueError(f"option --data-root: the folder of the {self.data} data is needed")
+
+    def prepare(self) -> None:
+        """Settle `content`."""
+        if self.content == "auto":
+            self.content = "teacher" if self.architecture == "rt_detr" else "random"

@@ -1,8 +1,8 @@
 """Target-aware queries: the annotated objects as constant decoder queries, the same for teacher and student.
 
-For an object of class c and box b = (cx, cy, w, h): content = [Embed(c), 1], position = MLP(b), reference = b.
-Nothing of it is learned or noised. An image's objects are repeated `copies` times and padded to the largest
-image of the batch; a query attends to the real queries of its own copy and to nothing else.
+For an object of class c and box b = (cx, cy, w, h): content = [Embed(c), 1], position = MLP(b), reference =
+b. Nothing of it is learned or noised. An image's objects are repeated `copies` times and padded to the
+largest image of the batch; a query attends to the real queries of its own copy and to nothing else.
 """
 
 from __future__ import annotations
@@ -96,9 +96,8 @@ class TargetQueries(nn.Module):
     def _check(self, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> None:
         for i, (b, label) in enumerate(zip(boxes, labels, strict=True)):
             if b.dim() != 2 or b.size(-1) != 4 or len(b) != len(label):
-                raise ValueError(
-                    f"boxes[{i}] must be [n, 4] and labels[{i}] [n], got {tuple(b.shape)} and {tuple(label.shape)}"
-                )
+                got = f"{tuple(b.shape)} and {tuple(label.shape)}"
+                raise ValueError(f"boxes[{i}] must be [n, 4] and labels[{i}] [n], got {got}")
             if len(label) and not 0 <= int(label.min()) <= int(label.max()) < self.num_classes:
                 raise ValueError(f"labels[{i}] must hold 0 ... {self.num_classes - 1}, got {label.tolist()}")
 

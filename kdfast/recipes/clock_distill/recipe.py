@@ -9,11 +9,12 @@ import kdfast
 from kdfast.recipes.clock_distill import plain
 from kdfast.recipes.clock_distill.detector import DetrDetection, DetrDetector, distiller, labels_of
 from kdfast.recipes.clock_distill.losses import ConsistentLogitDistillation, MemoryDistillation
-from kdfast.recipes.clock_distill.models import build_detr, label_embedding_of
+from kdfast.recipes.clock_distill.models import build_detr, label_embedding_of, parts
 from kdfast.recipes.clock_distill.options import Options
 from kdfast.recipes.clock_distill.queries import TargetQueries
 from kdfast.recipes.clock_distill.report import write_report
 from kdfast.recipes.common.dense.detection import DetectionData, collate, detection_data
+from kdfast.recipes.common.dense.inherit import inherit
 from kdfast.recipes.common.dense.metrics import evaluate_detector
 from kdfast.recipes.common.folder import RunFolder
 from kdfast.recipes.common.loaders import EpochData
@@ -44,8 +45,8 @@ def run(options: Options, out: RunFolder) -> None:
     test("teacher", "teacher", train("teacher", options.seed).network)
     for seed in options.seed_list():
         if options.baseline:
-            test("student", f"student-{seed}", train(f"student-{seed}", seed).network)
-        trained = train(f"distilled-{seed}", seed, teacher=first["teacher"])
+            test("student", f"student-{seed}", train(f"student-{seed}", seed, first["teacher"]).network)
+        trained = train(f"distilled-{seed}", seed, first["teacher"], distil=True)
         test("distilled", f"distilled-{seed}", trained.network.export_student())
     facts = {"recipe": "clock_distill", "architecture": options.architecture, "data": data.source}
     facts |= {"backbone": options.student_backbone, "dim": options.dim, "classes": ", ".join(data.classes)}
@@ -87,18 +88,24 @@ def _train(
     data: DetectionData,
     stage: str,
     seed: int,
-    teacher: DetrDetector | None = None,
+    parent: DetrDetector | None = None,
+    *,
+    distil: bool = False,
 ) -> DetrDetection:
-    """Train the teacher, or a student, alone unless there is a teacher."""
+    """Train the teacher, or a student of `parent`: alone, or distilled."""
     is_teacher, classes = stage == "teacher", len(data.classes)
     rates = {"lr": options.lr, "weight_decay": options.weight_decay}
     rates["backbone_lr"] = options.teacher_backbone_lr if is_teacher else options.backbone_lr
 
     def build() -> DetrDetection:
         network = _detector(options, classes, teacher=is_teacher)
-        if teacher is None:
+        if options.inherit and not is_teacher:
+            student, teacher = network.model.detr, parent.model.detr
+            inherit(student, teacher, parts(student))
+        if not distil:
             return DetrDetection(network, role="teacher" if is_teacher else "student", **rates)
-        return DetrDetection(_distiller(options, network, teacher), queries=_queries(options, classes, teacher), **rates)
+        queries = _queries(options, classes, parent)
+        return DetrDetection(_distiller(options, network, parent), queries=queries, **rates)
 
     batches = EpochData(
         data.train, data.validation, batch_size=options.batch_size, workers=options.workers, collate=collate

@@ -50,7 +50,9 @@ def _mean(values: list[dict[str, float]], key: str) -> float:
     return mean(v[key] for v in values)
 
 
-def _add_table(report: Report, scores: Scores, data: DetectionData, networks: dict[str, DetrDetector]) -> None:
+def _add_table(
+    report: Report, scores: Scores, data: DetectionData, networks: dict[str, DetrDetector]
+) -> None:
     columns = ["AP", "AP50", "AP_s", "AP_m", "AP_l", *(f"AP {name}" for name in data.classes)]
     rows = []
     for name, values in scores.items():
@@ -60,9 +62,9 @@ def _add_table(report: Report, scores: Scores, data: DetectionData, networks: di
         rows.append((sections.called(name), f"{size:,}", cells[0] + spread, *cells[1:], len(values)))
     parts = [f"{len(part):,}" for part in (data.train, data.validation, data.test)]
     note = (
-        f"COCO's AP in the pixels of the files; mean, and standard deviation of AP, over the seeds. {parts[0]} "
-        f"training, {parts[1]} validation and {parts[2]} test images; the test images are looked at once, after "
-        f"training. {' '.join(data.findings)}"
+        f"COCO's AP in the pixels of the files; mean, and standard deviation of AP, over the seeds. "
+        f"{parts[0]} training, {parts[1]} validation and {parts[2]} test images; the test images are looked "
+        f"at once, after training. {' '.join(data.findings)}"
     )
     report.table("Results", ("network", "parameters", *columns, "seeds"), rows, note=note)
 

@@ -1,8 +1,8 @@
 """Merged inference over the modules of all tasks with the one head: `MergedMaskRCNN`.
 
-For every task i: proposals of the head's RPN on F_i(x), softmax over all classes, classes of other tasks dropped
-before the score threshold and the suppression. Then all detections together, and the best 100 of them: the cap
-does not commute with the union, suppression within a class does.
+For every task i: proposals of the head's RPN on F_i(x), softmax over all classes, classes of other tasks
+dropped before the score threshold and the suppression. Then all detections together, and the best 100 of
+them: the cap does not commute with the union, suppression within a class does.
 """
 
 from __future__ import annotations

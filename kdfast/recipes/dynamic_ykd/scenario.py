@@ -31,8 +31,8 @@ def steps(scenario: str, num_classes: int) -> list[Step]:
     rest = num_classes - base
     if base < 1 or more < 1 or rest < more or rest % more:
         raise ValueError(
-            f"scenario {scenario!r} does not fit {num_classes} classes: {base} and then {more} a step must add "
-            "up to them, with at least one step"
+            f"scenario {scenario!r} does not fit {num_classes} classes: {base} and then {more} a step must "
+            "add up to them, with at least one step"
         )
     ends = range(base, num_classes + 1, more)
     begins = [0, *ends[:-1]]

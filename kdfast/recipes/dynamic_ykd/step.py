@@ -5,8 +5,8 @@
     teacher: the previous head on z, no gradient; P = 64 of its proposals an image
     distillation: both heads on the same z and P
 
-RoIAlign of P is computed once: the teacher gets it detached. The student's regions for its own losses and P go
-through stage 4 together.
+RoIAlign of P is computed once: the teacher gets it detached. The student's regions for its own losses and P
+go through stage 4 together.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kdfast.recipes.dynamic_ykd.inference import MergedMaskRCNN
 from kdfast.recipes.dynamic_ykd.losses import Form, distillation, region_losses
 from kdfast.recipes.dynamic_ykd.network import ContinualMaskRCNN, Head, Proposals, RoIOutputs
 
-SAMPLED, AMONG = 64, 128
+SAMPLED = 64  # proposals of an image that are distilled, of the best 2 x SAMPLED
 Targets = list[dict[str, Tensor]]
 
 
@@ -38,6 +38,7 @@ class ContinualStep(nn.Module):
         num_old: old classes that are unlabelled in this step's images; 0 takes them for background.
         classes, masks: weights of the distillation of classes and boxes, and of masks.
         form: of the distillation of classes.
+        sampled: proposals of an image that are distilled, of the best 2 x sampled.
     """
 
     def __init__(
@@ -49,9 +50,10 @@ class ContinualStep(nn.Module):
         classes: float = 1.0,
         masks: float = 1.0,
         form: Form = "uce",
+        sampled: int = SAMPLED,
     ) -> None:
         super().__init__()
-        self.network, self.num_old, self.form = network, num_old, form
+        self.network, self.num_old, self.form, self.sampled = network, num_old, form, sampled
         self.teacher = None if teacher is None else kdfast.distill.Frozen(teacher, grad=False)
         self._weights = {"kd_classes": classes, "kd_boxes": classes, "kd_masks": masks, "kd_rpn": 1.0}
 
@@ -79,8 +81,7 @@ class ContinualStep(nn.Module):
             masks = masks[len(positive) :]
         if self.teacher is None:
             return losses
-        with torch.no_grad():
-            taught = self.teacher(shared)
+        taught = self.teacher(shared)
         common = RoIOutputs(classes[len(own) :], boxes[len(own) :], masks)
         terms = distillation(common, taught, mine, theirs, form=self.form)
         return losses | {name: self._weights[name] * value for name, value in terms.items()}
@@ -95,13 +96,13 @@ class ContinualStep(nn.Module):
         """The teacher's proposals and the sample of them; none without a teacher."""
         if self.teacher is None:
             return None, [z.new_zeros(0, 4, dtype=torch.float32) for _ in batch.image_sizes]
-        proposals = self.teacher.module.eval().propose(z.detach(), batch)
-        return proposals, [sample(boxes) for boxes in proposals.boxes]
+        proposals = self.teacher.module.propose(z.detach(), batch)
+        return proposals, [sample(boxes, self.sampled) for boxes in proposals.boxes]
 
 
-def sample(boxes: Tensor, count: int = SAMPLED, among: int = AMONG) -> Tensor:
-    """`count` boxes at random of the best `among`; boxes [n, 4] come best first. All, shuffled, if fewer."""
-    best = boxes[:among]
+def sample(boxes: Tensor, count: int = SAMPLED) -> Tensor:
+    """`count` at random of the best 2 x count; boxes [n, 4] come best first. All, shuffled, if fewer."""
+    best = boxes[: 2 * count]
     return best[torch.randperm(len(best), device=boxes.device)[:count]]
 
 
