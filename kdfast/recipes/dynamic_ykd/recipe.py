@@ -61,7 +61,7 @@ class Run:
         options, previous = self.options, copy.deepcopy(state.network.head)
 
         def build() -> ContinualStep:
-            network = copy.deepcopy(state.network)
+            network = copy.deepcopy(state.network).train()
             network.head = grown(previous, len(step.new), init=options.init)
             if not distil:
                 return ContinualStep(network)

@@ -18,6 +18,7 @@ from kdfast.recipes.dynamic_ykd.options import Options
 from kdfast.recipes.dynamic_ykd.scenario import Step
 
 SHOWN = 4  # test images with pictures
+MOST_LINES = 12  # of one chart
 SCORE = 0.5  # of a drawn detection
 
 
@@ -63,7 +64,7 @@ def write_report(
         _add_table(report, kind, found, data, old, new)
     _add_curve(report, found, old, new, options)
     sections.add_curves(report, out, "val_AP", "AP of the classes so far, validation images", ylabel="AP")
-    sections.add_terms(report, out, "Loss terms, weighted")
+    _add_terms(report, out)
     sections.add_step_times(report, out)
     _add_pictures(report, data, networks)
     sections.add_settings(report, options)
@@ -124,6 +125,20 @@ def _add_curve(
     report.curves(
         "Averaging the old and the new head", lines, xlabel="weight of the old head", ylabel="AP", note=note
     )
+
+
+def _add_terms(report: Report, out: RunFolder) -> None:
+    """The distillation's terms of every Y-KD step."""
+    names = dict.fromkeys(name for r in out.records() for name in r.get("terms", {}) if "kd_" in name)
+    lines = {}
+    for name in names:
+        found = sections.series(out, lambda record, name=name: record.get("terms", {}).get(name))
+        lines |= {f"{stage}: {name.removeprefix('kd_')}": line for stage, line in found.items()}
+    if len(lines) > MOST_LINES:  # many steps: the last one stands for all
+        last = max(line.partition(":")[0] for line in lines)
+        lines = {label: line for label, line in lines.items() if label.startswith(last)}
+    if lines:
+        report.curves("Distillation, weighted", lines, ylabel="loss", log=True)
 
 
 def _add_pictures(report: Report, data: DetectionData, networks: dict[str, nn.Module]) -> None:
