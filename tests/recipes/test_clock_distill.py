@@ -288,7 +288,14 @@ def folder(tmp_path_factory):
 
 
 def arguments(folder, *more: str) -> list[str]:
-    options = {"data": "coco", "data-root": folder, "short-side": 48, "long-side": 64, "dim": 32, "queries": 8}
+    options = {
+        "data": "coco",
+        "data-root": folder,
+        "short-side": 48,
+        "long-side": 64,
+        "dim": 32,
+        "queries": 8,
+    }
     options |= {"teacher-backbone": "mobilenet_v2_0.25", "student-backbone": "mobilenet_v2_0.25", "seeds": 1}
     options |= {"decoder-layers": 2, "denoising": 6, "teacher-epochs": 1, "epochs": 2, "threads": 1}
     flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
@@ -314,7 +321,9 @@ def test_run_writes_what_it_should(straight):
     assert last["loss"] == pytest.approx(total, rel=1e-4)
     assert 0 <= last["val_AP"] <= 1
     page = (straight / "report.html").read_text()
-    assert all(words in page for words in ("student alone", "distilled student", "plain PyTorch", "annotated"))
+    assert all(
+        words in page for words in ("student alone", "distilled student", "plain PyTorch", "annotated")
+    )
     assert page.count("data:image/png") == 4 * 4
 
 

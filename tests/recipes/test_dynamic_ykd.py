@@ -318,7 +318,14 @@ def folder(tmp_path_factory):
 
 
 def arguments(folder, *more: str) -> list[str]:
-    options = {"data": "coco", "data-root": folder, "short-side": 48, "long-side": 64, "pool": 4, "regions": 8}
+    options = {
+        "data": "coco",
+        "data-root": folder,
+        "short-side": 48,
+        "long-side": 64,
+        "pool": 4,
+        "regions": 8,
+    }
     options |= {"backbone": "mobilenet_v2_0.25", "seeds": 1, "base-epochs": 1, "epochs": 2, "threads": 1}
     options |= {"scenario": "1-1", "sampled": 8, "averages": "[0, 0.5]"}
     flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
@@ -351,7 +358,13 @@ def test_run_writes_what_it_should(straight):
     assert {"kd_classes", "kd_boxes", "kd_masks", "kd_rpn", "masks"} <= set(terms)
     assert records[-1]["loss"] == pytest.approx(sum(terms.values()), rel=1e-4)
     page = (straight / "report.html").read_text()
-    parts = ("AP of boxes", "AP of masks", "fine-tuning", "joint training", "Averaging the old and the new head")
+    parts = (
+        "AP of boxes",
+        "AP of masks",
+        "fine-tuning",
+        "joint training",
+        "Averaging the old and the new head",
+    )
     assert all(words in page for words in parts)
     assert page.count("data:image/png") == 3 * 4
 
