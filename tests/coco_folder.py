@@ -1,4 +1,4 @@
-"""A small COCO folder with boxes and masks, and a run that stops half-way: for the detection recipes' tests."""
+"""A small COCO folder with boxes and masks, and a run that stops half-way: for the recipes' tests."""
 
 import json
 from pathlib import Path

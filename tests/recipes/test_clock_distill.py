@@ -329,8 +329,8 @@ def test_run_writes_what_it_should(straight):
 
 def test_student_file_is_a_transformers_model(straight):
     """What is exported knows nothing of the distillation."""
-    student = build_detr("rt_detr", 3, backbone="mobilenet_v2_0.25", dim=32, encoder_layers=1, decoder_layers=2,
-                         queries=8, denoising=6)  # fmt: skip
+    sizes = {"dim": 32, "encoder_layers": 1, "decoder_layers": 2, "queries": 8, "denoising": 6}
+    student = build_detr("rt_detr", 3, backbone="mobilenet_v2_0.25", **sizes)
     student.load_state_dict(safetensors.torch.load_file(straight / "student.safetensors"))
     state = torch.load(straight / "checkpoint" / "distilled-0.ckpt", weights_only=True)["state_dict"]
     assert not any("teacher" in name for name in state)
