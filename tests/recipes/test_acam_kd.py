@@ -128,6 +128,22 @@ def test_l2_norm_gains_nothing_from_small_masks():
     assert [v.item() for v in zero] == [0, 0]
 
 
+@pytest.mark.parametrize("mask_norm", ["l1", "l2"])
+@pytest.mark.parametrize("div", ["ratio_of_sums", "pairwise_mean"])
+@pytest.mark.parametrize("shift", [-20.0, -45.0, -60.0, -87.0, -100.0, -200.0])
+def test_collapsed_masks_give_finite_gradients(mask_norm, div, shift):
+    """Masks that training has shrunk to sigmoid(shift); below -104 they are 0."""
+    torch.manual_seed(0)
+    level = ACAMLevel(4, 4, num_masks=3, mask_norm=mask_norm, div=div)
+    student, teacher = torch.randn(2, 4, 3, 5, requires_grad=True), torch.randn(2, 4, 3, 5)
+    logits = [torch.randn(2, 3, 3, 5), torch.randn(2, 3, 4)]
+    logits = [(x + shift).requires_grad_() for x in logits]
+    spatial, channel = (x.sigmoid() for x in logits)
+    loss = sum(level.imitation(student, teacher, spatial, channel)) + level.diversity(spatial, channel)
+    loss.backward()
+    assert loss.isfinite() and all(x.grad.isfinite().all() for x in (student, *logits))
+
+
 def gradients(losses, made, student):
     parameters = [student, *made.parameters()]
     return torch.autograd.grad(sum(losses), parameters, allow_unused=True)

@@ -137,8 +137,12 @@ def over_square_mass(masks: Tensor) -> Tensor:
     with the masks, so nothing is won by shrinking them. masks: [B, M, ...], not negative.
     """
     flat = masks.flatten(2)
-    ratio = flat.sum(2) / flat.square().sum(2).clamp(min=torch.finfo(masks.dtype).tiny)
-    return masks * ratio.view(*masks.shape[:2], *[1] * (masks.dim() - 2))
+    if flat.numel() == 0:
+        return masks
+    scale = flat.detach().amax(2, keepdim=True).clamp(min=1e-18)  # squares of collapsed masks would underflow
+    flat = flat / scale
+    ratio = flat.sum(2, keepdim=True) / flat.square().sum(2, keepdim=True).clamp(min=1e-20)
+    return (flat * ratio).view_as(masks)
 
 
 class ACAMDistiller(nn.Module):
