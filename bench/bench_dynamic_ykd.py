@@ -1,7 +1,7 @@
 """The distillation of a Dynamic Y-KD step at the paper's sizes, forward and backward: 2 images of 800 x 1333.
 
-All losses on 128 regions, 20 old classes with background and one new, masks of 14 x 14, 15 anchors on 50 x 84.
-What the recipe saves besides, by aligning the regions once for both heads, is not in it.
+All losses on 128 regions, 20 old classes with background and one new, masks of 14 x 14, 15 anchors on 50 x
+84. What the recipe saves besides, by aligning the regions once for both heads, is not in it.
 """
 
 import harness
