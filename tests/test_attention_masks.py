@@ -53,8 +53,10 @@ def test_the_definition_agrees_with_sums_of_exponentials():
 
 
 def cases(dtype):
+    rounding = 1e-12 if dtype == torch.float64 else 1e-7  # of the logits' gradient, where A (P - D) cancels
+
     def case(name, shape, to=lambda x: x, spread=1.0, **keywords):
-        return Case(name, tuple(map(to, inputs(*shape, dtype, spread))), (), keywords, 1e-12)
+        return Case(name, tuple(map(to, inputs(*shape, dtype, spread))), (), keywords, rounding)
 
     for shape in (
         (0, 4, 3, 3, 2),
