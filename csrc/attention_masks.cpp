@@ -28,7 +28,8 @@ static AttentionMasksArgs attention_args(const Tensor& query, const Tensor& key,
   const bool fit = query.dim() == 3 && key.dim() == 3 && value.dim() == 3 && key.size(0) == query.size(0) &&
                    key.size(1) == query.size(1) && value.size(0) == key.size(0) &&
                    value.size(2) == key.size(2);
-  if (!fit) throw std::invalid_argument("kdfast: query, key and value must be [B, d, N], [B, d, L], [B, M, L]");
+  if (!fit)
+    throw std::invalid_argument("kdfast: query, key and value must be [B, d, N], [B, d, L], [B, M, L]");
   AttentionMasksArgs args = {};
   args.compute = compute_type(query, query);
   args.batch = query.size(0), args.width = query.size(1), args.queries = query.size(2);
@@ -50,8 +51,8 @@ static void run(AttentionMasksArgs& args, AttentionStage stage, int64_t work, co
 
 #ifdef KD_DEVICE_CPU
 
-// Allocates the kernels' work memory. A few images are split, into as many parts as many processors could take:
-// their number depends on the shape alone.
+// Allocates the kernels' work memory. A few images are split, into as many parts as many processors could
+// take: their number depends on the shape alone.
 template <class A>
 static Tensor work_as(AttentionMasksArgs& args, const Tensor& on) {
   const AttentionPlan<A> plan{args};

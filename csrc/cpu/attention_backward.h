@@ -1,5 +1,6 @@
-// The backward pass: a block's attention again from its log-sum-exps, then panel by panel of keys the gradients
-// of the values, of the logits (a tile that stays in the first-level cache), of the keys and of the queries.
+// The backward pass: a block's attention again from its log-sum-exps, then panel by panel of keys the
+// gradients of the values, of the logits (a tile that stays in the first-level cache), of the keys and of the
+// queries.
 #pragma once
 
 #include "attention_block.h"
@@ -10,8 +11,8 @@ namespace {
 template <class A>
 class AttentionBackward : AttentionBlock<A> {
   using Base = AttentionBlock<A>;
-  using typename Base::V;
   using Base::args_, Base::plan_, Base::b_, Base::kLanes, Base::kPanel, Base::kStep;
+  using typename Base::V;
 
  public:
   AttentionBackward(const AttentionMasksArgs& args, int64_t item) : Base(args, item), item_(item) {}
@@ -41,14 +42,14 @@ class AttentionBackward : AttentionBlock<A> {
   }
 
  private:
-  // grad_out as upstream_ [group of six rows][M][6] and masks_ [group of six masks][rows][6]; of every row l, and
-  // in total_ sum_m grad_out out, the first part of D.
+  // grad_out as upstream_ [group of six rows][M][6] and masks_ [group of six masks][rows][6]; of every row l,
+  // and in total_ sum_m grad_out out, the first part of D.
   void load_upstream(int64_t first, int64_t n) {
     const int64_t masks = args_.masks;
     for (int64_t i = 0; i < this->rows_; ++i) {
       this->total_[i] = 0;
-      this->lse_[i] = i < n ? static_cast<const A*>(args_.lse)[b_ * args_.queries + first + i]
-                            : -minus_infinity<A>();
+      this->lse_[i] =
+          i < n ? static_cast<const A*>(args_.lse)[b_ * args_.queries + first + i] : -minus_infinity<A>();
     }
     for (int64_t m = 0; m < plan_.grouped_masks(); ++m) {
       const int64_t at = (b_ * masks + m) * args_.queries + first;
@@ -103,7 +104,8 @@ class AttentionBackward : AttentionBlock<A> {
           KD_UNROLL
           for (int v = 0; v < kTileVectors; ++v) tile.sum[r][v] -= splat<V>(this->total_[row + r]);
         }
-        tile.add_product(this->upstream_ + row * args_.masks, 1, kGroup, values + column, kPanel, args_.masks);
+        tile.add_product(this->upstream_ + row * args_.masks, 1, kGroup, values + column, kPanel,
+                         args_.masks);
         KD_UNROLL
         for (int r = 0; r < kTileRows; ++r) {
           KD_UNROLL

@@ -1,5 +1,5 @@
-// The forward pass: a block's logits, their softmax in place, then the block's outputs and its share of the map's
-// mean.
+// The forward pass: a block's logits, their softmax in place, then the block's outputs and its share of the
+// map's mean.
 #pragma once
 
 #include "attention_block.h"
@@ -10,8 +10,8 @@ namespace {
 template <class A>
 class AttentionForward : AttentionBlock<A> {
   using Base = AttentionBlock<A>;
-  using typename Base::V;
   using Base::args_, Base::plan_, Base::b_, Base::kLanes, Base::kPanel;
+  using typename Base::V;
 
  public:
   AttentionForward(const AttentionMasksArgs& args, int64_t item) : Base(args, item), item_(item) {}
@@ -77,8 +77,8 @@ class AttentionForward : AttentionBlock<A> {
     }
   }
 
-  // out[m ...][first + i ...] for kMasks masks and kFew rows: dot products along the keys. Rows past the block's
-  // hold what an earlier block left there, which nobody reads.
+  // out[m ...][first + i ...] for kMasks masks and kFew rows: dot products along the keys. Rows past the
+  // block's hold what an earlier block left there, which nobody reads.
   template <int kMasks>
   void outputs(int64_t m, int64_t i, int64_t first, int64_t n) {
     V sum[kMasks][kFew] = {};

@@ -1,7 +1,8 @@
 // attention_masks on the CPU: matrix products of our own around a softmax that never leaves the cache.
 //
 // An item is a part of one image's queries. Its sums over queries (the map's mean, the gradients of keys and
-// values) are its own and are joined in a last stage, so that the bits do not depend on the number of threads.
+// values) are its own and are joined in a last stage, so that the bits do not depend on the number of
+// threads.
 #include "attention_backward.h"
 #include "attention_forward.h"
 

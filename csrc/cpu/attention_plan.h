@@ -1,7 +1,8 @@
 // The CPU's work memory for attention_masks: sizes and places, for the op that allocates it and the kernels.
 //
-// Keys are cut into panels of kPanelBytes (64 floats), queries into blocks of kRows rows and these into groups of
-// six. A thread holds the logits of one block against all keys: a few hundred kilobytes, the second-level cache's.
+// Keys are cut into panels of kPanelBytes (64 floats), queries into blocks of kRows rows and these into
+// groups of six. A thread holds the logits of one block against all keys: a few hundred kilobytes, the
+// second-level cache's.
 #pragma once
 
 #include "../attention_masks.h"
@@ -34,7 +35,7 @@ struct AttentionPlan {
   // Numbers of each array.
   int64_t packed_key() const { return args.batch * panels() * args.width * kPanel; }    // [B][panel][d][64]
   int64_t packed_value() const { return args.batch * panels() * args.masks * kPanel; }  // [B][panel][M][64]
-  int64_t key_bias() const { return args.batch * panels() * kPanel; }                   // 0, or -inf: not a key
+  int64_t key_bias() const { return args.batch * panels() * kPanel; }  // 0, or -inf: not a key
   int64_t logits() const { return items() * rows() * row_stride(); }
   int64_t mean_parts() const { return args.backward ? 0 : items() * panels() * kPanel; }
   // What a thread keeps of its block of queries, see AttentionBlock.
@@ -73,8 +74,8 @@ struct AttentionPlan {
     return after_rows() + key_parts() + (item * panels() + panel) * grouped_masks() * kPanel;
   }
   int64_t total() const {
-    return packed_key() + packed_value() + key_bias() + buffers() + logits() + mean_parts() + key_rows() + key_parts() +
-           value_parts();
+    return packed_key() + packed_value() + key_bias() + buffers() + logits() + mean_parts() + key_rows() +
+           key_parts() + value_parts();
   }
 
  private:

@@ -122,7 +122,9 @@ class AttentionMasks(torch.autograd.Function):
     def backward(ctx, grad_out, grad_mean, _):
         out, lse, query, key, value, *masks = ctx.saved_tensors
         op = backend.ops(ctx.kernels).attention_masks_backward
-        grads = op(grad_out.contiguous(), grad_mean.contiguous(), out, lse, query, key, value, ctx.scale, *masks)
+        grads = op(
+            grad_out.contiguous(), grad_mean.contiguous(), out, lse, query, key, value, ctx.scale, *masks
+        )
         return *grads, None, None, None, None, None
 
 
