@@ -82,6 +82,9 @@ def divergence(
 
     param: the formula's own number, as the (keyword, value) that the reference takes.
     """
+    if hasattr(student, "device_mesh"):
+        keywords = {"temperature": temperature, "mask": mask, "scale_t2": scale_t2, "reduction": reduction}
+        return _of_shards(name, student, teacher, dim, **keywords)
     class_dims = _check.logits_pair(student, teacher, dim)
     temperature = _check.positive("temperature", temperature)
     code = _check.reduction(reduction)
@@ -115,6 +118,17 @@ def divergence(
         code != 0 and student.requires_grad and torch.is_grad_enabled() and student.dtype != torch.float16,
     )[0]
     return value if batch == 1 else value / batch
+
+
+def _of_shards(name: str, student: Tensor, teacher: Tensor, dim: int | Sequence[int], **options) -> Tensor:
+    """A DTensor's classes may lie on several ranks."""
+    from kdfast import vocab_parallel
+
+    if _check.dims(dim, student.dim()) != (student.dim() - 1,):
+        raise ValueError(f"{name} of DTensors takes classes along the last dimension, got dim={dim}")
+    if not hasattr(vocab_parallel, name):
+        raise ValueError(f"{name} of DTensors is not there; kl_div and reverse_kl_div are")
+    return getattr(vocab_parallel, name)(student, teacher, **options)
 
 
 def one_class_dim(
