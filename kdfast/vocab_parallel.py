@@ -5,7 +5,8 @@
 Every rank calls with its own classes and gets the same loss, and the gradient of its own shard. What travels
 are a few numbers a row: two maxima, three sums of exponentials (pass 1 of csrc/common/divergence.h, whose
 parts merge by maximum and addition), then the value and the formula's own sum. A DTensor sharded on its class
-dimension is taken as it is: its mesh dimension is the group, and kdfast.functional.kl_div comes here by itself.
+dimension is taken as it is: its mesh dimension is the group, and kdfast.functional.kl_div comes here by
+itself.
 
 Accuracy is that of the fused kernels: log sums of student and teacher are taken from each other by log1p of a
 sum of differences where the two are near.
