@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kdfast import backend
 from kdfast.ops import _check
+from kdfast.ops._fake import register_fake
 from kdfast.ops._function import Function
 from kdfast.ops._once import once_differentiable
 from kdfast.ops.scale_grad import scale_grad
@@ -168,9 +169,8 @@ def _fake_backward(grad_value, norm, student, *_):
 
 def register_fakes(name: str) -> None:
     """Fake kernels of torch.ops.kdfast.<name> and <name>_backward, where the native library is there."""
-    if backend.reason_against("native", "cpu") is None:
-        torch.library.register_fake(f"kdfast::{name}", _fake)
-        torch.library.register_fake(f"kdfast::{name}_backward", _fake_backward)
+    register_fake(name, _fake)
+    register_fake(f"{name}_backward", _fake_backward)
 
 
 # ---- What the definitions share
