@@ -59,7 +59,8 @@ class DualHead(nn.Module):
         wanted = tuple(self.ce_head.weight.shape)
         if tuple(text.shape) != wanted:
             raise ValueError(
-                f"init_text must have shape [num_classes, in_features] = {list(wanted)}, got {list(text.shape)}"
+                f"init_text must have shape [num_classes, in_features] = {list(wanted)}, "
+                f"got {list(text.shape)}"
             )
         with torch.no_grad():
             for head in (self.ce_head, self.kd_head):

@@ -1,4 +1,4 @@
-"""Few-shot teacher: Tip-Adapter-F (arXiv 2207.09519), a key-value cache of labelled images on a zero-shot one.
+"""Few-shot teacher: Tip-Adapter-F (arXiv 2207.09519), a cache of labelled images on top of a zero-shot one.
 
     affinity = v A^T;  t = 100 v . W + alpha exp(-beta (1 - affinity)) V
 

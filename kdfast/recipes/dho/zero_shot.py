@@ -66,7 +66,7 @@ def class_embeddings(
 
 
 def zero_shot_logits(image: Tensor, classes: Tensor, *, scale: float = SCALE) -> Tensor:
-    """Image embeddings [N, d] of any length and class vectors [C, d] -> scale x (unit image . class) [N, C]."""
+    """Image embeddings [N, d], normalised here, class vectors [C, d], taken as they are -> [N, C]."""
     return scale * F.normalize(wide(image), dim=-1) @ wide(classes).T
 
 
