@@ -21,6 +21,7 @@ VALUE_EPS = {torch.float64: 1e-13}  # 3e-7 otherwise: values are float32
 EPS = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 2e-3, torch.float16: 4e-4}
 SIZES = (1, 7, 8, 9, 255, 256, 257, 1000)
 ROWS = (0, 1, 3)
+ROUNDING = 1e-13  # per number: the definition's own in float64
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Case:
     inputs: tuple[Tensor, ...]
     constants: tuple[Any, ...] = ()
     keywords: dict[str, Any] = field(default_factory=dict)
-    rounding: float = 1e-13  # per number: the definition's own in float64, or what is left where terms cancel
+    rounding: float = ROUNDING  # or what is left where terms cancel
 
 
 def wave(rows: int, classes: int, scale: float, phase: float) -> Tensor:
@@ -111,7 +112,9 @@ def run(function: Callable, case: Case, *, device: str = "cpu", double: bool = F
     return [x.detach().cpu() for x in outs], [x.cpu() for x in grads]
 
 
-def _within(name: str, ours: Tensor, plain: Tensor, truth: Tensor, eps: float, rounding: float) -> None:
+def within(
+    name: str, ours: Tensor, plain: Tensor, truth: Tensor, eps: float, rounding: float = ROUNDING
+) -> None:
     assert not torch.isnan(ours).any(), f"{name}: not a number"
     special = torch.isinf(truth)
     assert torch.equal(torch.isinf(ours.double()), special), f"{name}: infinities differ"
@@ -138,12 +141,12 @@ def check_op(function: Callable, reference: Callable, cases: Iterator[Case], dev
             assert value.shape == true_values[i].shape, f"{case.name}: shape {value.shape}"
             assert torch.equal(value, again[i]), f"{case.name}: two runs differ"
             eps = VALUE_EPS.get(dtype, 3e-7)
-            _within(f"{case.name}: value {i}", value, plain_values[i], true_values[i], eps, case.rounding)
+            within(f"{case.name}: value {i}", value, plain_values[i], true_values[i], eps, case.rounding)
         for i, grad in enumerate(grads):
             assert grad.dtype == case.inputs[i].dtype and grad.shape == case.inputs[i].shape, case.name
             assert torch.equal(grad, grads_again[i]), f"{case.name}: two runs differ"
             eps = EPS[dtype]
-            _within(f"{case.name}: gradient {i}", grad, plain_grads[i], true_grads[i], eps, case.rounding)
+            within(f"{case.name}: gradient {i}", grad, plain_grads[i], true_grads[i], eps, case.rounding)
         count += 1
     assert count > 0, "no case was checked"
     return count

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from check import EPS, Case, run
-from check import _within as within
+from check import EPS, Case, run, within
 from kan_vectors import BASE_GRAD, LAYERS, SECOND, clamped_knots, layer, wave
 from torch.autograd import gradcheck, gradgradcheck
 

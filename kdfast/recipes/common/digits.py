@@ -82,13 +82,20 @@ def _split(labels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
 
 
 class Augment(nn.Module):
-    """Turns each image by up to 15 degrees, scales it and moves it by up to 10 %."""
+    """Turns each image by up to 15 degrees, scales it and moves it by up to 10 %.
+
+    padding: what comes in at the edges, a padding_mode of grid_sample.
+    """
+
+    def __init__(self, padding: str = "zeros") -> None:
+        super().__init__()
+        self.padding = padding
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """[B, 1, S, S] -> the same shape."""
+        """[B, C, S, S] -> the same shape."""
         draws = torch.rand(4, images.shape[0], device=images.device) * 2 - 1  # uniform in [-1, 1]
         angle, scale, right, down = draws * draws.new_tensor([[math.pi / 12], [0.1], [0.2], [0.2]])
         cosine, sine = torch.cos(angle) * (1 + scale), torch.sin(angle) * (1 + scale)
         rows = torch.stack([cosine, -sine, right, sine, cosine, down], dim=1)
         grid = F.affine_grid(rows.view(-1, 2, 3), list(images.shape), align_corners=False)
-        return F.grid_sample(images, grid, align_corners=False)
+        return F.grid_sample(images, grid, padding_mode=self.padding, align_corners=False)

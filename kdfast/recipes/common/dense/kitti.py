@@ -1,0 +1,48 @@
+"""KITTI detection: training/image_2/*.png with training/label_2/*.txt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kdfast.recipes.common.dense.annotations import Annotated, Findings, annotated
+from kdfast.recipes.common.dense.voc import image_size
+from kdfast.recipes.common.errors import UserError
+from kdfast.recipes.common.seeds import derive
+
+CLASSES = ("Car", "Pedestrian", "Cyclist")
+KINDS = (*CLASSES, "Van", "Truck", "Person_sitting", "Tram", "Misc", "DontCare")
+
+
+def read_kitti(root: Path, split: str, classes: tuple[str, ...], findings: Findings) -> list[Annotated]:
+    """The images of one of the parts train, val, test: 8 : 1 : 1 of the labelled images, by their names.
+
+    KITTI labels no test set, and the papers split the 7,481 training images 8 : 2. Objects of other kinds
+    than `classes` are left out; DontCare regions make no foreground.
+
+    Raises:
+        UserError: a folder or file is missing, or a line is not KITTI's.
+    """
+    folder = root / "training" / "label_2"
+    files = sorted(folder.glob("*.txt"))
+    if not files:
+        raise UserError(f"{folder} holds no label files; KITTI's training/label_2/*.txt are needed")
+    return [_image(path, classes, findings) for path in files if _part(path.stem) == split]
+
+
+def _part(name: str) -> str:
+    return (*("train",) * 8, "val", "test")[derive("kitti", name) % 10]
+
+
+def _image(path: Path, classes: tuple[str, ...], findings: Findings) -> Annotated:
+    picture = path.parents[1] / "image_2" / f"{path.stem}.png"
+    rows = []
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        words = line.split()
+        try:
+            kind, corners = words[0], [float(word) for word in words[4:8]]
+            assert len(corners) == 4 and kind in KINDS
+        except (IndexError, ValueError, AssertionError):
+            raise UserError(f"{path}, line {number} is no KITTI label: {line!r}") from None
+        if kind in classes:
+            rows.append((*corners, classes.index(kind) + 1, False, None))
+    return annotated(picture, image_size(picture), rows, findings)

@@ -1,0 +1,241 @@
+"""Teacher, student alone and distilled students over seeds, tested and reported: what the recipes for image
+classifiers share.
+
+    study = Study("nd", options, out)
+    teacher = study.teacher()
+    study.compare({"kd": build})     # build(student, teacher, rows) -> kdfast.Distiller
+    report = study.report("Title", plain={"kl": ...})
+    report.write(out)
+
+Students of one seed begin with the same weights and see the same images in the same order, alone or
+distilled. Test images are looked at once, by finished networks.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Subset
+
+import kdfast
+from kdfast.recipes.common import image_set, models, sections
+from kdfast.recipes.common.classify import Classifier, Distilled, Supervised, accuracy
+from kdfast.recipes.common.errors import UserError
+from kdfast.recipes.common.folder import RunFolder
+from kdfast.recipes.common.image_options import ImageOptions
+from kdfast.recipes.common.image_set import ImageSet
+from kdfast.recipes.common.loaders import EpochData
+from kdfast.recipes.common.ranks import say
+from kdfast.recipes.common.replay import Replayed, WithRows, teacher_outputs
+from kdfast.recipes.common.report import Report
+from kdfast.recipes.common.share import measure_share
+from kdfast.recipes.common.stage import train_stage
+from kdfast.recipes.common.weights import save_weights
+
+Build = Callable[[nn.Module, nn.Module, list[int]], kdfast.Distiller]  # student, teacher, the seed's rows
+
+
+class Study:
+    """One run. Scores and first networks by name: "teacher", "student" (alone), and the methods.
+
+    Args:
+        recipe: its name, for the note in student.safetensors.
+        images: the data; what `options.data` names if not given.
+    """
+
+    def __init__(
+        self, recipe: str, options: ImageOptions, out: RunFolder, images: ImageSet | None = None
+    ) -> None:
+        self.recipe, self.options, self.out = recipe, options, out
+        self.specs = {
+            role: models.parse(f"--{role}", getattr(options, role)) for role in ("teacher", "student")
+        }
+        self.images = load_images(options) if images is None else images
+        if self.images.bad:
+            names = ", ".join(self.images.bad[:3])
+            say(f"left out {len(self.images.bad)} images that cannot be read: {names}")
+        self.scores: dict[str, list[float]] = {"teacher": [], "student": []}
+        self.networks: dict[str, nn.Module] = {}
+        self.distillers: dict[str, kdfast.Distiller] = {}  # of the first seed
+
+    def make(self, role: str, **more: float) -> nn.Module:
+        """A fresh network for the teacher or the student."""
+        fixed = role == "teacher" and self.options.teacher_epochs == 0
+        return models.create(
+            self.specs[role], classes=len(self.images.classes), channels=self.images.channels,
+            size=self.images.size, pretrained=self.options.pretrained, new_head=not fixed,
+            option=f"--{role}", **more,
+        )  # fmt: skip
+
+    def teacher(self) -> nn.Module:
+        """The teacher, trained on all training images (or read from its file) and tested."""
+        options = self.options
+        if options.teacher_epochs:
+            network = self.train(
+                "teacher", options.seed, lambda: self.make("teacher"), draws="teacher",
+                epochs=options.teacher_epochs, optimize=options.optimize(teacher=True),
+            )  # fmt: skip
+        elif self.specs["teacher"].weights or options.pretrained:
+            network = self.make("teacher")
+        else:
+            raise UserError(
+                f"--teacher {options.teacher} has fresh weights: --teacher-epochs above 0, or "
+                "NAME@WEIGHTS, is needed"
+            )
+        self.test("teacher", "teacher", network)
+        return network.requires_grad_(False)
+
+    def compare(self, methods: Mapping[str, Build]) -> None:
+        """For every seed the student alone (if --baseline) and one student of each method, tested."""
+        teacher = self.networks["teacher"]
+        for seed in self.options.seed_list():
+            rows = self.images.few(self.options.label_share, seed)
+            if self.options.baseline:
+                network = self.train(f"student-{seed}", seed, lambda: self.make("student"), rows=rows)
+                self.test("student", f"student-{seed}", network)
+            for name, build in methods.items():
+                self.distil(name, seed, build, teacher, rows)
+        self._save(next(iter(methods)))
+
+    def distil(
+        self, name: str, seed: int, build: Build, teacher: nn.Module, rows: list[int]
+    ) -> kdfast.Distiller:
+        """One distilled student of the method `name`, tested."""
+        distiller = self.train(
+            f"{name}-{seed}", seed, lambda: build(self.make("student"), teacher, rows), rows=rows
+        )
+        self.distillers.setdefault(name, distiller)
+        self.test(name, f"{name}-{seed}", distiller.export_student())
+        distiller.attach()
+        return distiller
+
+    def train(
+        self,
+        stage: str,
+        seed: int,
+        network: Callable[[], Any],
+        *,
+        rows: list[int] | None = None,
+        epochs: int | None = None,
+        draws: str = "student",
+        optimize: Any = None,
+        dataset: Dataset | None = None,
+        task_loss: nn.Module | None = None,
+    ) -> Any:
+        """Train what `network` makes, a plain network or a Distiller, on `rows` of the training images."""
+        options, images = self.options, self.images
+        chosen = images.train if dataset is None else dataset
+        chosen = chosen if rows is None else Subset(chosen, rows)
+        optimize = optimize or options.optimize(epochs=epochs)
+        classes = len(images.classes)
+
+        def build() -> Classifier:
+            made, moves = network(), copy.deepcopy(images.augment)
+            if not isinstance(made, kdfast.Distiller):
+                more = {"role": sections.group(stage), "task_loss": task_loss}
+                return Supervised(made, classes, optimize, augment=moves, **more)
+            if options.teacher_cache:
+                outputs = teacher_outputs(made, chosen, options, images.source)
+                return Replayed(made, classes, optimize, outputs=outputs)
+            return Distilled(made, classes, optimize, augment=moves)
+
+        data = EpochData(
+            WithRows(chosen) if options.teacher_cache else chosen, images.validation,
+            batch_size=options.batch_size, workers=options.workers,
+            drop_last=len(chosen) % options.batch_size == 1,  # batch norm needs two
+        )  # fmt: skip
+        epochs = epochs or options.epochs
+        return train_stage(
+            self.out, stage, build, data, options, epochs=epochs, seed=seed, draws=draws
+        ).network
+
+    def test(self, name: str, stage: str, network: nn.Module, samples: Dataset | None = None) -> float:
+        """Test accuracy of a finished network; kept under `name`."""
+        device = self.options.torch_device()
+
+        def compute() -> float:
+            batch = max(1, self.options.batch_size)
+            return accuracy(network.to(device), samples or self.images.test, batch_size=batch)
+
+        score = self.out.result(f"{stage}-test", compute)
+        self.scores.setdefault(name, []).append(score)
+        self.networks.setdefault(name, network.cpu())
+        say(f"{stage:<14} test accuracy {score:.1%}")
+        return score
+
+    def facts(self) -> dict[str, object]:
+        """The note in student.safetensors, from which `--teacher FILE` makes the network again."""
+        images = self.images
+        return {
+            "recipe": self.recipe,
+            "network": self.specs["student"].name,
+            "classes": len(images.classes),
+            "channels": images.channels,
+            "size": images.size,
+            "data": images.source,
+            "labels": ", ".join(images.classes),
+        }
+
+    def _save(self, name: str) -> None:
+        save_weights(self.out, "student.safetensors", self.networks[name], self.facts())
+
+    def share(self, name: str, plain: Mapping[str, Callable[..., Tensor]]) -> dict[str, Any]:
+        """What part of a step the losses of method `name` are, beside `plain` PyTorch; see measure_share."""
+        device, count = self.options.torch_device(), min(self.options.batch_size, len(self.images.train))
+        rows = [self.images.train[row] for row in range(count)]
+        pixels = torch.stack([image for image, _ in rows]).to(device)
+        target = torch.tensor([label for _, label in rows], device=device)
+        distiller = self.distillers[name].to(device).train()
+        return self.out.result("loss-share", lambda: measure_share(distiller, (pixels,), target, plain))
+
+    def report(
+        self,
+        title: str,
+        *,
+        text: str = "",
+        note: str = "",
+        plain: Mapping[str, Callable[..., Tensor]] | None = None,
+        share_note: str = "",
+    ) -> Report:
+        """Scores, curves, terms, step times, the loss's share and the settings; not yet written."""
+        images, out = self.images, self.out
+        report = Report(title, subtitle=f"{images.source} · {out.path}")
+        if text:
+            report.text("", text)
+        sizes = {name: sections.size(net, images.example()) for name, net in self.networks.items()}
+        sections.add_scores(
+            report, self.scores, "test accuracy", sizes, note=f"{note} {self._note()}".strip()
+        )
+        sections.add_curves(
+            report, out, "val_accuracy", "Validation accuracy", ylabel="accuracy", percent=True
+        )
+        sections.add_terms(report, out)
+        sections.add_step_times(report, out)
+        if plain is not None:
+            first = next(iter(self.distillers))
+            sections.add_loss_share(report, self.share(first, plain), note=share_note)
+        sections.add_settings(report, self.options)
+        return report
+
+    def _note(self) -> str:
+        images, share = self.images, self.options.label_share
+        train, held, test = (f"{len(part):,}" for part in (images.train, images.validation, images.test))
+        seen = len(images.few(share, self.options.seed))
+        few = f"The students get {seen:,} of the labels ({share:.0%}). " if share < 1 else ""
+        bad = f"{len(images.bad)} images could not be read and were left out. " if images.bad else ""
+        return (
+            f"{train} training, {held} validation and {test} test images. {few}{bad}The test images are "
+            "looked at once, after training; nothing was chosen by them."
+        )
+
+
+def load_images(options: ImageOptions) -> ImageSet:
+    """What `--data` and its companions name."""
+    return image_set.load(
+        options.data, size=options.image_size, channels=options.channels, kind=options.augment,
+        validation=options.validation_share, skip_bad=options.skip_bad,
+    )  # fmt: skip
