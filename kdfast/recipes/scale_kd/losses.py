@@ -23,7 +23,10 @@ View = Literal["spatial", "alternative"]
 
 
 class ViewLoss(_Loss):
-    """L_spat / a0 or L_alt / a1 of tokens [B, L, C], student's and teacher's; the student gets the gradient.
+    """L_spat / a0 or L_alt / a1 of tokens; the student gets the gradient.
+
+    student: [B, L, C]. teacher: the same, or [B, P + L, C] with `prefix` = P class tokens, which are left
+    out, or a channels-last map [B, H, W, C].
 
     view: "spatial" or "alternative".
     eps: smallest norm that is divided by; a position at or below it gets no gradient. The paper has 1e-12.
@@ -33,16 +36,17 @@ class ViewLoss(_Loss):
     The alternative view of a single position is zero everywhere: its loss is 0.
     """
 
-    def __init__(self, view: View, *, eps: float = 1e-6, reduction: str = "sum_hw") -> None:
+    def __init__(self, view: View, *, eps: float = 1e-6, reduction: str = "sum_hw", prefix: int = 0) -> None:
         super().__init__()
         if view not in VIEWS:
             raise ValueError(f"view must be one of {', '.join(VIEWS)}, got {view!r}")
         if reduction not in REDUCTIONS:
             raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
-        self.view, self.eps = view, eps
+        self.view, self.eps, self.prefix = view, eps, prefix
         self.over_positions = reduction
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        teacher = teacher.flatten(1, 2) if teacher.dim() == 4 else teacher[:, self.prefix :]
         center = self.view == "alternative"
         if center and student.size(1) == 1:
             return 0.0 * student.float().sum()

@@ -1,4 +1,4 @@
-"""ScaleKD (arXiv 2411.06786): a student beside a frozen vision transformer.
+"""ScaleKD (arXiv 2411.06786): a Distiller whose student is seen through projectors and the teacher's last part.
 
     g_v = CAP_3v(f3) -> the teacher's last part -> h_v;  o_v = CAP_4v(f4, queries h_v)      v: the two views
     loss = (1 - alpha) task + alpha L_kd + sum_v w_3v L_v(h_v, t4) + w_4v L_v(o_v, t4)
@@ -14,36 +14,49 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch.nn.modules.loss import _Loss
 
 import kdfast
 from kdfast.distill.distiller import DistillerOutput
-from kdfast.distill.frozen import Frozen
 from kdfast.recipes.scale_kd.losses import VIEWS, SoftCrossEntropy, ViewLoss
+from kdfast.recipes.scale_kd.projected import STAGES, Held, Projected, Projectors
 from kdfast.recipes.scale_kd.students import StudentMaps
-from kdfast.recipes.scale_kd.teachers import StagedTeacher, TeacherOutput, staged
+from kdfast.recipes.scale_kd.teachers import TeacherParts, parts_of
 
-STAGES = (3, 4)
 SHORT = {"spatial": "spat", "alternative": "alt"}
-HEADS = {(768, 1536): (16, 24), (512, 1024): (8, 16), (384, 768): (3, 6)}  # Swin-L, B and S; 8 for others
 
 
-class ScaleKD(nn.Module):
-    """Train a student on a ViT's last features and logits: `out = d(images, target=y); out.loss.backward()`.
+class Weighted(_Loss):
+    """weight x loss(output, target)."""
+
+    def __init__(self, loss: Callable[..., Tensor], weight: float) -> None:
+        super().__init__()
+        self.loss, self.weight = loss, weight
+
+    def forward(self, output: Any, target: Any) -> Tensor:
+        return self.weight * self.loss(output, target)
+
+
+class ScaleKD(kdfast.Distiller):
+    """Train a student on a ViT's last tokens and logits: `out = d(images, target=y); out.loss.backward()`.
+
+    out.terms: "spat_3", "alt_3", "spat_4", "alt_4", "kd", before their weights. `d.student` is a Projected;
+    `d.export_student()` hands back the bare student, and the projectors are left behind.
 
     Args:
         student: any classifier; its maps are found by StudentMaps, or named by `student_taps`.
-        teacher: a Swin, ViT, DeiT or BEiT of timm, or a StagedTeacher. Frozen in place, held unregistered.
-        example: a batch of the student's images, to see the maps' shapes.
+        teacher: a Swin, ViT, DeiT or BEiT of timm, or any model with `teacher_parts`. Frozen in place.
+        example: a batch of images, to see the shapes of the student's maps.
         stages, views: which of (3, 4) and ("spatial", "alternative") are compared.
-        spatial_weight, alternative_weight: a0 and a1, one number or one for each stage.
+        spatial_weight, alternative_weight: a0 and a1, one number or one for each stage (Swin-S in the paper:
+            a1 = (0.06, 0) and kd=False).
         alpha: weight of the soft cross-entropy; 1 - alpha that of the task. kd=False leaves the soft
             cross-entropy out, and the task at 1 - alpha.
         temperature: tau of the soft cross-entropy.
         softmax_scale: gamma of the projectors' attention. num_heads: of stage 3's and 4's projectors.
         projector_norm: "batch", or "layer" as for ConvNeXt students; "auto" looks at the student.
         eps, reduction: as in ViewLoss.
-        task_loss: task_loss(student's output, target).
+        task_loss: task_loss(student's output, target), cross-entropy by default.
         teacher_train_mode: run the teacher in training mode while training, with its stochastic depth, as
             the published code did by accident; the numbers in the paper were presumably obtained so.
         teacher_dtype: bfloat16 or float16 for the teacher, its last part included.
@@ -72,153 +85,52 @@ class ScaleKD(nn.Module):
         reduction: str = "sum_hw",
         task_loss: Callable[..., Tensor] | None = None,
         student_taps: Sequence[str] | None = None,
+        teacher_parts: TeacherParts | None = None,
         teacher_train_mode: bool = False,
         teacher_dtype: torch.dtype | None = None,
-        teacher_inputs: Callable[[Tensor], Tensor] | None = None,
+        teacher_inputs: Callable[..., Any] | None = None,
     ) -> None:
-        super().__init__()
         _check(stages, views, alpha)
-        adapter = staged(teacher)
-        self.stages, self.views, self.alpha = tuple(sorted(stages)), tuple(views), alpha
-        self.weights = _weights(spatial_weight, alternative_weight)
-        self.maps = StudentMaps(student, student_taps)
-        self.task_loss = nn.CrossEntropyLoss() if task_loss is None else task_loss
-        self.kd = SoftCrossEntropy(temperature) if kd else None
-        self.view_losses = nn.ModuleDict({v: ViewLoss(v, eps=eps, reduction=reduction) for v in self.views})
-        self.teacher_inputs = teacher_inputs
-        self._frozen = Held(adapter, train_mode=teacher_train_mode, dtype=teacher_dtype, grad=False)
-        self.tails = [
-            tail and Held(tail, train_mode=teacher_train_mode, dtype=teacher_dtype) for tail in adapter.tails
-        ]
-        self.projectors = Projectors(
-            self.maps.shapes(example), adapter, self.stages, self.views,
+        weights = _weights(spatial_weight, alternative_weight)
+        parts = parts_of(teacher) if teacher_parts is None else teacher_parts
+        maps = StudentMaps(student, student_taps)
+        projectors = Projectors(
+            maps.shapes(example), parts, stages=sorted(stages), views=views,
             num_heads=num_heads, softmax_scale=softmax_scale, norm=_norm(projector_norm, student),
         )  # fmt: skip
+        held = {"train_mode": teacher_train_mode, "dtype": teacher_dtype}
+        tails = [None if tail is None else Held(tail, **held) for tail in parts.tails]
+        terms = [
+            kdfast.Term(
+                ViewLoss(view, eps=eps, reduction=reduction, prefix=parts.prefix),
+                f"features.{stage}_{view}", parts.tokens,
+                name=f"{SHORT[view]}_{stage}", weight=weights[stage, view],
+            )
+            for stage in projectors.stages
+            for view in views
+        ]  # fmt: skip
+        if kd:
+            terms.append(kdfast.Term(SoftCrossEntropy(temperature), name="kd", weight=alpha))
+        task = Weighted(nn.CrossEntropyLoss() if task_loss is None else task_loss, 1 - alpha)
+        wrapped = Projected(maps, projectors, tails)
+        super().__init__(wrapped, teacher, terms, task, teacher_dtype, teacher_inputs=teacher_inputs)
+        self._frozen = Held(teacher, grad=False, **held)
 
-    @property
-    def student(self) -> nn.Module:
-        return self.maps.model
-
-    @property
-    def teacher(self) -> StagedTeacher:
-        return self._frozen.module
-
-    def forward(
-        self, images: Tensor, target: Tensor | None = None, *, replay: TeacherOutput | None = None
-    ) -> DistillerOutput:
-        """As a Distiller's. replay: a stored output of the teacher, which then does not run.
-
-        terms: "spat_3", "alt_3", "spat_4", "alt_4" and "kd", before their weights.
-        """
-        if target is None:
-            raise ValueError("target is None, but task_loss needs it: call d(images, target=...)")
-        wanted = self.run_teacher(images) if replay is None else replay
-        output, maps = self.maps(images)
-        found = self.projectors(maps, wanted.prefixes, self.tails)
-        loss = (1 - self.alpha) * self.task_loss(output, target)
-        terms = {}
-        for (stage, view), tokens in found.items():
-            value = self.view_losses[view](tokens, wanted.tokens)
-            terms[f"{SHORT[view]}_{stage}"] = value.detach()
-            loss = loss + self.weights[stage, view] * value
-        if self.kd is not None:
-            value = self.kd(output, wanted.logits)
-            terms["kd"] = value.detach()
-            loss = loss + self.alpha * value
-        return DistillerOutput(loss, terms, output, wanted.logits)
-
-    @torch.no_grad()
-    def run_teacher(self, images: Tensor) -> TeacherOutput:
-        """The teacher's side of one batch of the student's images."""
-        return self._frozen(images if self.teacher_inputs is None else self.teacher_inputs(images))
-
-    def set_progress(self, x: float | Tensor) -> None:
-        """Nothing here depends on how far training is."""
+    def forward(self, *inputs: Any, **kwargs: Any) -> DistillerOutput:
+        """As Distiller.forward."""
+        with self.student.projecting():
+            return super().forward(*inputs, **kwargs)
 
     def export_student(self) -> nn.Module:
-        """The student, the object given at construction, without hooks; the projectors are left behind."""
-        self.maps.tap.remove()
-        return self.student
+        """The student, the object given at construction, without hooks."""
+        super().export_student()
+        self.student.maps.tap.remove()
+        return self.student.model
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ScaleKD:
-        super()._apply(fn, recurse)
-        for tail in filter(None, self.tails):  # in a list, so that they are registered nowhere
-            tail._apply(fn, recurse)
-        return self
-
-    def train(self, mode: bool = True) -> ScaleKD:
-        for tail in filter(None, getattr(self, "tails", ())):
-            tail.train(mode)
-        return super().train(mode)
-
-
-class Held(Frozen):
-    """Frozen, and with `train_mode` in the outer module's mode instead of eval."""
-
-    def __init__(self, module: nn.Module, *, train_mode: bool = False, **options: Any) -> None:
-        super().__init__(module, **options)
-        self.train_mode = train_mode
-
-    def forward(self, *args: Any) -> Any:
-        if not self.train_mode:
-            return super().forward(*args)
-        self.module.train(self.training)
-        if self._dtype is not None:
-            args = tree_map_only(Tensor, self._cast, args)
-        with torch.set_grad_enabled(self.grad and torch.is_grad_enabled()):
-            return self.module(*args)
-
-
-class Projectors(nn.Module):
-    """A cross-attention projector for each stage and view, and the way of the features through them."""
-
-    def __init__(
-        self,
-        shapes: Sequence[torch.Size],
-        teacher: StagedTeacher,
-        stages: Sequence[int],
-        views: Sequence[str],
-        *,
-        num_heads: Sequence[int] | None,
-        softmax_scale: float,
-        norm: str,
-    ) -> None:
-        super().__init__()
-        heads = num_heads or HEADS.get(teacher.dims) or [_heads(dim) for dim in teacher.dims]
-        self.stages, self.views = stages, views
-        self.caps = nn.ModuleDict()
-        for stage in stages:
-            i = STAGES.index(stage)
-            channels, *size = shapes[i]
-            for view in views:
-                self.caps[f"{stage}_{view}"] = kdfast.nn.CrossAttentionProjector(
-                    channels, teacher.dims[i], size, teacher.grids[i],
-                    num_heads=heads[i], softmax_scale=softmax_scale, norm=norm,
-                    learned_queries=stage == stages[0],
-                )  # fmt: skip
-
-    def forward(
-        self,
-        maps: Sequence[Tensor],
-        prefixes: Sequence[Tensor | None],
-        tails: Sequence[Callable[..., Tensor] | None],
-    ) -> dict[tuple[int, str], Tensor]:
-        """The student's two maps -> tokens of the teacher's last features, by (stage, view)."""
-        found: dict[tuple[int, str], Tensor] = {}
-        for view in self.views:
-            queries = None
-            for stage in self.stages:
-                i = STAGES.index(stage)
-                tokens = self.caps[f"{stage}_{view}"](maps[i], queries)
-                if tails[i] is not None:
-                    tokens = tails[i](tokens, prefixes[i])
-                found[stage, view] = queries = tokens
-        return found
-
-
-def _heads(dim: int) -> int:
-    """The paper's 8, or the largest number below that divides the width."""
-    return next(heads for heads in range(8, 0, -1) if dim % heads == 0)
+    def attach(self) -> None:
+        """Go on training after `export_student()`."""
+        super().attach()
+        self.student.maps.tap.attach()
 
 
 def _norm(norm: str, student: nn.Module) -> str:
