@@ -41,7 +41,7 @@ def cnn():
 
 
 def distiller(student=None, teacher=None, **options):
-    """By default a ResNet looked at where its maps are 4 x 4 and 2 x 2: images of 32 leave the last one 1 x 1."""
+    """By default a ResNet seen at 4 x 4 and 2 x 2: images of 32 leave 1 x 1 of its last map."""
     if student is None:
         options.setdefault("student_taps", ("layer2", "layer3"))
     return scale_kd.ScaleKD(student or cnn(), teacher or swin(), torch.randn(2, 3, SIDE, SIDE), **options)
@@ -186,7 +186,7 @@ STUDENTS = {
     "mobilenetv3_small_050": {},
     "mixer_s16_224": {"img_size": 64},
     "vit_tiny_patch16_224": {"img_size": 64, "depth": 6, "embed_dim": 24},
-    "swin_tiny_patch4_window7_224": {"img_size": 64, "embed_dim": 12, "num_heads": (1, 1, 2, 2), "window_size": 2},
+    "swin_tiny_patch4_window7_224": {"img_size": 64, "embed_dim": 12, "num_heads": (1,) * 4},
     "resmlp_12_224": {"img_size": 64},
 }  # fmt: skip
 
@@ -224,7 +224,7 @@ def swin_v2():
 
 @pytest.mark.parametrize("kind", TEACHERS)
 def test_teachers(kind):
-    """The target is what the teacher's own forward_features gives, and gradients reach the first projector."""
+    """The target is what the teacher's forward_features gives; gradients reach the first projector."""
     teacher = TEACHERS[kind]()
     d, (images, y) = distiller(teacher=teacher), batch(2)
     features = teacher.forward_features(images).detach()
@@ -301,9 +301,8 @@ def test_low_precision_teacher():
         ({"alpha": 2}, r"alpha must be in \[0, 1\], got 2"),
         ({"spatial_weight": (1, 2, 3)}, "spatial_weight must be one or two numbers"),
         ({"student_taps": ("layer4",)}, "a student needs two taps"),
-        ({"teacher": timm.create_model("resnet10t")}, "must be a Swin, Swin v2, ViT, DeiT or BEiT of timm, got ResNet"),
-        ({"teacher": timm.models.VisionTransformer(img_size=32, patch_size=8, embed_dim=16, depth=4, num_heads=2)},
-         "needs at least 5 blocks, got 4"),
+        ({"teacher": timm.create_model("resnet10t")}, "must be a Swin, .* or BEiT of timm, got ResNet"),
+        ({"teacher": vit(depth=4)}, "needs at least 5 blocks, got 4"),
         ({"num_heads": (3, 3)}, "num_heads must divide dim"),
     ],
 )  # fmt: skip

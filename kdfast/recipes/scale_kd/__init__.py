@@ -3,8 +3,8 @@
     g_v = CAP_3v(f3) -> the teacher's last stage -> h_v;  o_v = CAP_4v(f4, queries h_v)      v: two views
     loss = (1 - alpha) task + alpha soft-CE + sum_v a_v (|h_v - t4|_v + |o_v - t4|_v)
 
-f3, f4: the student's last two maps, t4: the teacher's last tokens; |.|_v: squared distance of unit vectors,
-of the features (spatial view) or of what is left of them without their mean over positions (alternative view).
+f3, f4: the student's last two maps, t4: the teacher's last tokens; |.|_v: squared distance of unit
+vectors, of the features (spatial view) or of the features without their mean over positions (alternative).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""ScaleKD (arXiv 2411.06786): a Distiller whose student is seen through projectors and the teacher's last part.
+"""ScaleKD (arXiv 2411.06786): a Distiller that sees its student through projectors and the teacher's tail.
 
     g_v = CAP_3v(f3) -> the teacher's last part -> h_v;  o_v = CAP_4v(f4, queries h_v)      v: the two views
     loss = (1 - alpha) task + alpha L_kd + sum_v w_3v L_v(h_v, t4) + w_4v L_v(o_v, t4)

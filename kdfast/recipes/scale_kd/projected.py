@@ -1,4 +1,4 @@
-"""The student's way into the teacher's feature space: maps -> projectors -> the teacher's last part -> tokens."""
+"""The student's way into the teacher's features: maps -> projectors -> the teacher's last part -> tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where ScaleKD looks into a student: two maps, of the strides 16 and 32 or of two depths of a flat network."""
+"""Where ScaleKD looks into a student: two maps, of strides 16 and 32 or of two depths of a flat network."""
 
 from __future__ import annotations
 
@@ -38,7 +38,10 @@ class StudentMaps(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         output, features = self.tap(images)
-        return output, [self.to_map(features[name], path) for name, path in zip(features, self.paths)]
+        return output, [self.to_map(features[name], path) for name, path in self._named()]
+
+    def _named(self) -> list[tuple[str, str]]:
+        return list(self.tap.paths.items())
 
     def to_map(self, feature: Tensor, path: str) -> Tensor:
         """Tokens [B, P + L, C] or a map of either layout -> [B, C, h, w]."""
