@@ -657,3 +657,31 @@ def test_function_transforms() -> None:
     gradients = torch.func.grad(lambda p: torch.func.functional_call(d, p, (X,)).loss)(parameters)
     d(X).loss.backward()
     torch.testing.assert_close(gradients["student.0.weight"], d.student[0].weight.grad)
+
+
+def test_several_paths_give_the_loss_a_tuple():
+    """A term over two layers equals the sum of two terms, and its loss's parameters train."""
+    torch.manual_seed(0)
+    student, teacher = (nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)) for _ in range(2))
+
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, s, t):
+            return self.scale * sum(F.mse_loss(a, b) for a, b in zip(s, t, strict=True))
+
+    x = torch.randn(5, 4)
+    joint = Distiller(student, teacher, terms=[Term(Both(), ("0", "2"), ("0", "2"))])
+    out = joint(x)
+    apart = Distiller(student, teacher, terms=[Term(nn.MSELoss(), path, path) for path in ("0", "2")])
+    torch.testing.assert_close(out.loss, apart(x).loss)
+    out.loss.backward()
+    assert joint.terms[0].loss.scale.grad is not None
+    with pytest.raises(ValueError, match="has no module 'nowhere'"):
+        Distiller(student, teacher, terms=[Term(Both(), ("0", "nowhere"), ("0", "2"))])
+    with pytest.raises(ValueError, match="for one path on each side"):
+        Term(nn.MSELoss(), ("0", "2"), "2", adapter="auto")
+    with pytest.raises(TypeError, match="tuple of them"):
+        Term(nn.MSELoss(), ("0", 2), "2")

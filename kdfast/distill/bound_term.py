@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from kdfast.distill.adapters import AutoAdapter, adapter_from_shapes, declared_channels
 from kdfast.distill.paths import describe, find_module, split_path
-from kdfast.distill.term import Term
+from kdfast.distill.term import Term, paths_of
 from kdfast.distill.top_k import TopK
 
 # Torch's elementwise losses broadcast unequal shapes (with a warning at most): here that is an error.
@@ -88,8 +88,8 @@ class BoundTerm(nn.Module):
         """ValueError for a path that is not in its model, naming both modules and the nearest names."""
         for role, model, path in (("student", student, self.student), ("teacher", teacher, self.teacher)):
             try:
-                if model is not None:
-                    find_module(model, path, role)
+                for each in paths_of(path) if model is not None else ():
+                    find_module(model, each, role)
             except ValueError as error:
                 raise ValueError(
                     f"term {self.name!r} compares student module {self.student!r} with teacher module "
@@ -156,6 +156,11 @@ class BoundTerm(nn.Module):
         )
 
     def _select_hint(self, student: Any, teacher: Any) -> str:
+        if isinstance(self.student, tuple) or isinstance(self.teacher, tuple):
+            return (
+                f"term {self.name!r}: student modules {self.student!r} gave {describe(student)} and teacher "
+                f"modules {self.teacher!r} gave {describe(teacher)}, which its loss does not take"
+            )
         return (
             f"term {self.name!r}: student module {self.student!r} gave {describe(student)} and teacher "
             f"module {self.teacher!r} gave {describe(teacher)}; take an item by its path, as in "

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from kdfast.distill.term import pick
+
 if TYPE_CHECKING:
     from kdfast.distill.bound_term import BoundTerm
 
@@ -82,7 +84,7 @@ def build_adapters(
             return
         features = _first_that_runs(forward, student, needed_by=[term.name for term in terms])
     for term in terms:
-        ours, theirs = features[0][term.student], features[1][term.teacher]
+        ours, theirs = pick(features[0], term.student), pick(features[1], term.teacher)
         if term.is_open:
             term.build(ours, theirs, student)
         with quiet(term):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +21,7 @@ from kdfast.distill.bound_term import BoundTerm, scalar
 from kdfast.distill.build import build_adapters, quiet
 from kdfast.distill.frozen import Frozen
 from kdfast.distill.recorder import Recorder, check_module, refuse_compiled
-from kdfast.distill.term import Term, unique_names
+from kdfast.distill.term import Path, Term, paths_of, pick, unique_names
 
 
 class DistillerOutput(NamedTuple):
@@ -88,11 +88,11 @@ class Distiller(nn.Module):
         self.task_loss = task_loss
         self.teacher_inputs = teacher_inputs
         self._student_taps = Recorder(
-            student, [t.student for t in terms], role="student", differentiable=True
+            student, _all_paths(t.student for t in terms), role="student", differentiable=True
         )
         self._frozen = self._teacher_taps = None
         if teacher is not None:
-            self._teacher_taps = Recorder(teacher, [t.teacher for t in terms], role="teacher")
+            self._teacher_taps = Recorder(teacher, _all_paths(t.teacher for t in terms), role="teacher")
             self._frozen = Frozen(teacher, dtype=teacher_dtype, grad=False)
         for taps in filter(None, (self._student_taps, self._teacher_taps)):
             weakref.finalize(self, taps.detach).atexit = False  # the hooks go with the Distiller
@@ -127,7 +127,7 @@ class Distiller(nn.Module):
         if self.task_loss is not None:
             parts.append(scalar(self.task_loss(output, target), "task_loss"))
         for term in self.terms:
-            value = term(features[term.student], wanted[term.teacher], target)
+            value = term(pick(features, term.student), pick(wanted, term.teacher), target)
             values[term.name] = value.detach()
             parts.append(term.scale(self.progress) * value)
         return DistillerOutput(sum(parts[1:], parts[0]), values, output, teacher_output)
@@ -166,7 +166,7 @@ class Distiller(nn.Module):
             return self._teacher_taps.run(self._frozen, inputs, kwargs)
 
     def _replayed(self, replay: Mapping[str, Any]) -> Mapping[str, Any]:
-        missing = [term.teacher for term in self.terms if term.teacher not in replay]
+        missing = [path for path in _all_paths(t.teacher for t in self.terms) if path not in replay]
         if missing:
             raise ValueError(
                 f"replay has {', '.join(map(repr, replay)) or 'nothing'}, but the terms need {missing}"
@@ -196,6 +196,11 @@ class Distiller(nn.Module):
         if not before.is_meta:
             self.progress = before.to(self.progress.device)
         return self
+
+
+def _all_paths(terms: Iterable[Path]) -> list[str]:
+    """Every path once, in order."""
+    return list(dict.fromkeys(path for each in terms for path in paths_of(each)))
 
 
 def _check_arguments(student: Any, teacher: Any, terms: Any, task_loss: Any) -> None:

@@ -6,12 +6,24 @@ import functools
 import inspect
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
 import torch
 from torch import nn
+
+Path = str | tuple[str, ...]
+
+
+def paths_of(path: Any) -> tuple[Any, ...]:
+    """The path, or the paths of a tuple, as a tuple."""
+    return path if isinstance(path, tuple) else (path,)
+
+
+def pick(features: Mapping[str, Any], path: Path) -> Any:
+    """The feature of a path, the features of a tuple of paths as a tuple."""
+    return tuple(features[each] for each in path) if isinstance(path, tuple) else features[path]
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +34,8 @@ class Term:
         an nn.Module, whose parameters then train with the student.
     student, teacher: module paths, "" for the model's output; `"neck.0[1]"` or `"[logits]"` takes an item of
         what the module returned (see FeatureTap). The loss gets exactly what stands there: a tensor, or a
-        tuple, dict or list.
+        tuple, dict or list. A tuple of paths gives the loss (or the adapter) a tuple of features, for losses
+        that join several, as ReviewKD's does.
     name: the key in `out.terms`; by default the loss's class (or function) name. A repeated name gets _2, _3
         and so on.
     weight: any finite number.
@@ -37,8 +50,8 @@ class Term:
     """
 
     loss: Callable[..., torch.Tensor]
-    student: str = ""
-    teacher: str = ""
+    student: Path = ""
+    teacher: Path = ""
     _: KW_ONLY
     name: str | None = None
     weight: float = 1.0
@@ -51,12 +64,18 @@ class Term:
             given = f"the class {self.loss.__name__}" if inspect.isclass(self.loss) else repr(self.loss)
             raise TypeError(f"loss must be a function or a loss instance such as MSELoss(), got {given}")
         for argument in ("student", "teacher"):
-            if not isinstance(getattr(self, argument), str):
-                raise TypeError(f"{argument} must be a module path (str), got {getattr(self, argument)!r}")
+            if not all(isinstance(path, str) for path in paths_of(getattr(self, argument))):
+                raise TypeError(
+                    f"{argument} must be a module path (str) or a tuple of them, "
+                    f"got {getattr(self, argument)!r}"
+                )
         if self.name is not None and (not isinstance(self.name, str) or not self.name):
             raise ValueError(f"name must be a non-empty string or None, got {self.name!r}")
         self._check_number("weight")
         self._check_number("warmup", minimum=0)
+        several = isinstance(self.student, tuple) or isinstance(self.teacher, tuple)
+        if self.adapter == "auto" and several:
+            raise ValueError('adapter="auto" is for one path on each side; pass an nn.Module for several')
         if isinstance(self.adapter, str) and self.adapter != "auto":
             raise ValueError(f'adapter must be None, "auto" or an nn.Module, got {self.adapter!r}')
         if not (self.adapter is None or isinstance(self.adapter, (str, nn.Module))):

@@ -113,10 +113,22 @@ class Supervised(Classifier):
 
 
 class Distilled(Classifier):
-    """A student under a Distiller whose `warmup` counts in epochs."""
+    """A student under a Distiller whose `warmup` counts in epochs.
 
-    def __init__(self, distiller: kdfast.Distiller, classes: int, optimize: Optimize, **options: Any) -> None:
+    whole_epochs: the warm-up rises from epoch to epoch, as in published code, and not from step to step.
+    """
+
+    def __init__(
+        self,
+        distiller: kdfast.Distiller,
+        classes: int,
+        optimize: Optimize,
+        *,
+        whole_epochs: bool = False,
+        **options: Any,
+    ) -> None:
         super().__init__(distiller, classes, optimize, **options)
+        self._whole_epochs = whole_epochs
 
     def timed_parts(self) -> dict[str, nn.Module]:
         distiller = self.network
@@ -128,7 +140,8 @@ class Distilled(Classifier):
         }
 
     def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
-        self.network.set_progress(self.current_epoch + batch_index / self.trainer.num_training_batches)
+        part = 0.0 if self._whole_epochs else batch_index / self.trainer.num_training_batches
+        self.network.set_progress(self.current_epoch + part)
 
     def losses(self, images: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         out = self.forward_distiller(images, target)

@@ -185,6 +185,7 @@ def classifier_name(network: nn.Module) -> str:
     found = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
     if hasattr(network, "get_classifier"):  # timm
         head = network.get_classifier()
+        head = head[0] if isinstance(head, tuple) else head  # a distilled DeiT has two
         found = [
             name for name, module in network.named_modules() if module is head and name in found
         ] or found
@@ -193,13 +194,15 @@ def classifier_name(network: nn.Module) -> str:
     return found[-1]
 
 
-def expose_embedding(network: nn.Module) -> tuple[str, int]:
+def expose_embedding(network: nn.Module, classifier_path: str | None = None) -> tuple[str, int]:
     """-> (path for a Term or FeatureTap, width D) of the embedding [B, D]: what the classifier gets.
+
+    classifier_path: of networks with several, such as a distilled DeiT.
 
     An Identity is put before the classifier, under the path `<classifier>.embedding`; it has no weights, so
     state dicts stay as they are.
     """
-    path = classifier_name(network)
+    path = classifier_path or classifier_name(network)
     classifier = network.get_submodule(path)
     if not hasattr(classifier, "embedding"):
         classifier.add_module("embedding", nn.Identity())

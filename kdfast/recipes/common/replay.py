@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 import kdfast
+from kdfast.distill.term import paths_of
 from kdfast.recipes.common.classify import Distilled
 from kdfast.recipes.common.image_options import ImageOptions
 
@@ -33,7 +34,7 @@ def teacher_outputs(
     distiller: kdfast.Distiller, dataset: Dataset, options: ImageOptions, source: str
 ) -> dict[str, Tensor]:
     """{teacher path: outputs [N, ...]} of all samples, from the cache as far as it has them."""
-    paths = sorted({"", *(term.teacher for term in distiller.terms)})
+    paths = sorted({"", *(path for term in distiller.terms for path in paths_of(term.teacher))})
     device = torch.device(options.torch_device())
     teacher = distiller.teacher.to(device)
     dtype = next(teacher.parameters()).dtype

@@ -61,6 +61,7 @@ class Study:
         self.scores: dict[str, list[float]] = {"teacher": [], "student": []}
         self.networks: dict[str, nn.Module] = {}
         self.distillers: dict[str, kdfast.Distiller] = {}  # of the first seed
+        self.module: Callable[..., Distilled] = Distilled  # the Lightning module around a Distiller
 
     def make(self, role: str, **more: float) -> nn.Module:
         """A fresh network for the teacher or the student."""
@@ -141,7 +142,7 @@ class Study:
             if options.teacher_cache:
                 outputs = teacher_outputs(made, chosen, options, images.source)
                 return Replayed(made, classes, optimize, outputs=outputs)
-            return Distilled(made, classes, optimize, augment=moves)
+            return self.module(made, classes, optimize, augment=moves)
 
         data = EpochData(
             WithRows(chosen) if options.teacher_cache else chosen, images.validation,
