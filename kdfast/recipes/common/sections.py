@@ -24,7 +24,11 @@ from kdfast.recipes.common.report import Report
 Record = dict[str, Any]
 
 
-CALLED = {"student": "student alone", "distilled": "distilled student"}
+CALLED = {
+    "student": "student alone",
+    "distilled": "distilled student",
+    "single": "one head for both losses",
+}
 
 
 def group(stage: str) -> str:

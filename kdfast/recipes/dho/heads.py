@@ -90,11 +90,19 @@ class SingleHead(nn.Module):
 
 
 class HeadedStudent(nn.Module):
-    """backbone: images [N, 3, S, S] -> z [N, D], and a head that gives (a, b)."""
+    """backbone: images [N, C, S, S] -> z [N, D], and a head that gives (a, b).
 
-    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+    split: in training, run the first `split` rows, the labelled ones, and the rest one after the other, so
+        that batch norms see them apart (as the official code does for small data sets). 0: all at once, with
+        joint statistics (as it does for ImageNet).
+    """
+
+    def __init__(self, backbone: nn.Module, head: nn.Module, *, split: int = 0) -> None:
         super().__init__()
-        self.backbone, self.head = backbone, head
+        self.backbone, self.head, self.split = backbone, head, split
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        return self.head(self.backbone(images))
+        if not (self.split and self.training):
+            return self.head(self.backbone(images))
+        halves = (images[: self.split], images[self.split :])
+        return self.head(torch.cat([self.backbone(half) for half in halves if len(half)]))

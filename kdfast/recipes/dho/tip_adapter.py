@@ -42,9 +42,12 @@ class TipAdapter(nn.Module):
         for name, tensor in (("A", A), ("V", V), ("W", W)):
             self.register_buffer(name, tensor.detach().clone())
 
-    def forward(self, images: Tensor) -> Tensor:
-        v = self.encoder(images)
+    def logits(self, v: Tensor) -> Tensor:
+        """Of image embeddings."""
         return tip_adapter_logits(v, self.A, self.V, self.W, self.alpha, self.beta)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.logits(self.encoder(images))
 
     def extra_repr(self) -> str:
         return f"keys={self.A.size(0)}, alpha={self.alpha:.3g}, beta={self.beta:.3g}"

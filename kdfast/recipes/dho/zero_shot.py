@@ -78,8 +78,12 @@ class ZeroShot(nn.Module):
         self.encoder, self.scale = encoder, scale
         self.register_buffer("classes", classes.detach().clone())
 
+    def logits(self, v: Tensor) -> Tensor:
+        """Of image embeddings."""
+        return zero_shot_logits(v, self.classes, scale=self.scale)
+
     def forward(self, images: Tensor) -> Tensor:
-        return zero_shot_logits(self.encoder(images), self.classes, scale=self.scale)
+        return self.logits(self.encoder(images))
 
 
 class ClipTextHead(nn.Linear):

@@ -33,8 +33,8 @@ class Options(ImageOptions):
     """
 
     data: str = "animals"
-    """mnist, digits, animals or elpv (built in), or a folder: CIFAR's python files, CLASS/*.jpg, or train/
-    and val/ (ImageNet)"""
+    """mnist, digits, animals, elpv or stamps (built in), or a folder: CIFAR's python files, CLASS/*.jpg, or
+    train/ and val/ (ImageNet)"""
 
     label_share: float = 0.05
     """share of the training images that the students get; the teacher has seen all, as one pretrained on
