@@ -79,4 +79,4 @@ class StudentFactory:
         self._model = model = vision_language.load("--student", self.options.student)
         given = (self.images.mean, self.images.std)
         prepare = Prepare(given, (model.mean, model.std), model.size)
-        return nn.Sequential(prepare, model.encoder.float().requires_grad_(True)), model.width
+        return nn.Sequential(prepare, model.encoder.float().train().requires_grad_(True)), model.width

@@ -168,8 +168,9 @@ def build(options: Options, study: Study, student: nn.Module, teacher: nn.Module
             student_taps=options.taps() or _taps(student, example),
             teacher_train_mode=options.teacher_train_mode, teacher_dtype=options.teacher_dtype(),
         )  # fmt: skip
-    except ValueError as error:
-        raise UserError(f"--student {options.student}: {error}") from error
+    except (ValueError, RuntimeError) as error:  # torch's, where images are too small for the network
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--student {options.student}: {reason}") from error
 
 
 def _taps(student: nn.Module, example: Tensor) -> tuple[str, ...]:
