@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kdfast import backend
 from kdfast.ops import _check
+from kdfast.ops._function import Function
 from kdfast.ops._once import once_differentiable
 from kdfast.ops.scale_grad import scale_grad
 
@@ -28,7 +29,7 @@ def compute_type(student: Tensor, teacher: Tensor) -> torch.dtype:
     return torch.float64 if torch.float64 in (student.dtype, teacher.dtype) else torch.float32
 
 
-class Divergence(torch.autograd.Function):
+class Divergence(Function):
     """The ops `name` and `name_backward` of a backend, as one differentiable function of the student."""
 
     generate_vmap_rule = True

@@ -17,6 +17,7 @@ from kdfast import backend
 from kdfast.ops import _check
 from kdfast.ops._definition import compute_type
 from kdfast.ops._divergence import one_class_dim
+from kdfast.ops._function import Function
 from kdfast.ops._once import once_differentiable
 from kdfast.ops.scale_grad import scale_grad
 
@@ -36,7 +37,7 @@ class Options(NamedTuple):
     ignore_index: int = NOTHING_IGNORED
 
 
-class RowLoss(torch.autograd.Function):
+class RowLoss(Function):
     """The ops `name` and `name_backward` of a backend, as one differentiable function of the student."""
 
     generate_vmap_rule = True

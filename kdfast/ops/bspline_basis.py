@@ -7,6 +7,7 @@ from torch import Tensor
 
 from kdfast import backend
 from kdfast.ops._bspline import EXTRAPOLATIONS, basis_definition, check_degree, check_knots, check_points
+from kdfast.ops._function import Function
 
 
 def bspline_basis_reference(
@@ -60,7 +61,7 @@ def basis_rows(
     return _Basis.apply(x, grid, degree, derivative, extrapolation, kernels)
 
 
-class _Basis(torch.autograd.Function):
+class _Basis(Function):
     """The op; its derivative is the op again, one order higher, so that every order is right."""
 
     generate_vmap_rule = True

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdfast import backend
+from kdfast.ops._function import Function
 from kdfast.ops._kan import Layer, check_layer, compute_type, layer_grads, layer_rows, weights
 from kdfast.ops.bspline_basis import bspline_basis_reference
 
@@ -79,7 +80,7 @@ def linear_rows(layer: Layer, kernels: str) -> Tensor:
         return _KanLinear.apply(*layer, kernels)
 
 
-class _KanLinear(torch.autograd.Function):
+class _KanLinear(Function):
     generate_vmap_rule = True
 
     @staticmethod
@@ -114,7 +115,7 @@ class _KanLinear(torch.autograd.Function):
         )
 
 
-class _KanLinearBackward(torch.autograd.Function):
+class _KanLinearBackward(Function):
     """The gradients in one op; their own gradients through the dense expressions."""
 
     generate_vmap_rule = True

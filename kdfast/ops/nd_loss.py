@@ -14,6 +14,7 @@ from kdfast import backend
 from kdfast.ops import _check, _check_features
 from kdfast.ops._divergence import compute_type, reduce_reference
 from kdfast.ops._features import divide, safe_norm
+from kdfast.ops._function import Function
 from kdfast.ops._once import once_differentiable
 from kdfast.ops.scale_grad import scale_grad
 
@@ -46,7 +47,7 @@ def nd_loss_reference(
     return reduce_reference(value, weight, reduction, student.size(0))
 
 
-class NDLoss(torch.autograd.Function):
+class NDLoss(Function):
     """The ops nd_loss and nd_loss_backward of a backend, as one differentiable function of the student."""
 
     generate_vmap_rule = True

@@ -17,6 +17,7 @@ from kdfast import backend
 from kdfast.ops import _check, _check_features
 from kdfast.ops._divergence import compute_type, reduce_reference
 from kdfast.ops._features import safe_norm
+from kdfast.ops._function import Function
 from kdfast.ops._once import once_differentiable
 from kdfast.ops.scale_grad import scale_grad
 
@@ -51,7 +52,7 @@ def normalized_mse_reference(
     return reduce_reference(value, torch.ones_like(value), reduction, student.size(0))
 
 
-class NormalizedMSE(torch.autograd.Function):
+class NormalizedMSE(Function):
     """The ops normalized_mse and normalized_mse_backward of a backend, over [B, P, C]."""
 
     generate_vmap_rule = True

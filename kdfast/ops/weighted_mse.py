@@ -17,6 +17,7 @@ from kdfast import backend
 from kdfast.ops import _check, _check_features
 from kdfast.ops._divergence import compute_type
 from kdfast.ops._features import attached_zero
+from kdfast.ops._function import Function
 from kdfast.ops._once import once_differentiable
 from kdfast.ops.scale_grad import keeps_grad, scale_grad
 
@@ -46,7 +47,7 @@ def weighted_mse_reference(
     return values[0], values[1]
 
 
-class WeightedMSE(torch.autograd.Function):
+class WeightedMSE(Function):
     """The ops weighted_mse, weighted_mse_backward and weighted_mse_redo_ of a backend.
 
     The student's gradient is made in the forward pass as if both upstream gradients were one number, which
