@@ -91,18 +91,22 @@ class Readable(Dataset):
     """
 
     def __init__(self, dataset: Dataset, name: Callable[[int], str], *, skip_bad: bool = False) -> None:
-        self._dataset, self._name = dataset, name
+        self.dataset, self._name = dataset, name
         self.bad: list[str] = []
         self._rows = list(self._good()) if skip_bad else list(range(len(dataset)))
 
     def _good(self) -> Iterator[int]:
-        for row in range(len(self._dataset)):
+        for row in range(len(self.dataset)):
             try:
-                self._dataset[row]
+                self.dataset[row]
             except Exception:  # a decoder may raise anything
                 self.bad.append(self._name(row))
             else:
                 yield row
+
+    def row(self, index: int) -> int:
+        """The number in `dataset` of sample `index`."""
+        return self._rows[index]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -110,6 +114,6 @@ class Readable(Dataset):
     def __getitem__(self, index: int) -> Any:
         row = self._rows[index]
         try:
-            return self._dataset[row]
+            return self.dataset[row]
         except Exception as error:
             raise UserError(f"{self._name(row)} cannot be read: {error}; --skip-bad leaves it out") from error

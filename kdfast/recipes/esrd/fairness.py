@@ -43,12 +43,13 @@ def groups_of(people: pl.DataFrame) -> dict[str, np.ndarray]:
     if "race" in people.columns and people["race"].n_unique() > 1:
         found["race"] = people["race"].fill_null("unknown").to_numpy().astype(str)
     if "age" in people.columns:
-        band = np.digitize(people["age"].to_numpy(), AGE_BANDS[1:-1])
+        age = people["age"].fill_null(np.nan).to_numpy()
+        band = np.where(np.isnan(age), len(AGE_BANDS) - 1, np.digitize(age, AGE_BANDS[1:-1]))
         names = [
             f"under {AGE_BANDS[1]}",
             *(f"{a} to {b - 1}" for a, b in zip(AGE_BANDS[1:-2], AGE_BANDS[2:-1], strict=True)),
         ]
-        found["age"] = np.array([*names, f"{AGE_BANDS[-2]} and over"])[band]
+        found["age"] = np.array([*names, f"{AGE_BANDS[-2]} and over", "unknown"])[band]
     return found
 
 
@@ -56,10 +57,9 @@ def subgroups(task: Task, found: Predictions, *, rounds: int = 200, seed: int = 
     """One row a group of each attribute."""
     rows = []
     for attribute, group in groups_of(task.people).items():
-        for name in np.unique(group):
-            rows.append(
-                _subgroup(task, found, attribute, str(name), np.flatnonzero(group == name), rounds, seed)
-            )
+        for name in _in_order(group):
+            here = np.flatnonzero(group == name)
+            rows.append(_subgroup(task, found, attribute, name, here, rounds, seed))
     return rows
 
 
@@ -78,6 +78,12 @@ def _subgroup(
         attribute, name, len(rows), prevalence, auroc(y, p, w), interval,
         1 - called["sensitivity"], 1 - called["specificity"], float((w * y).sum()) / expected,
     )  # fmt: skip
+
+
+def _in_order(group: np.ndarray) -> list[str]:
+    """The groups' names, "under ..." first, "unknown" last."""
+    names = map(str, np.unique(group))
+    return sorted(names, key=lambda name: (name == "unknown", not name.startswith("under"), name))
 
 
 def equalized_odds(rows: list[Subgroup]) -> dict[str, tuple[float, float]]:
@@ -103,7 +109,7 @@ def reclassification(people: pl.DataFrame) -> list[dict[str, Any]]:
     change = np.array([order.get(b, 0) - order.get(a, 0) for a, b in zip(old, new, strict=True)])
     rows = []
     for attribute, group in {"all": np.full(len(people), "everybody"), **groups_of(people)}.items():
-        for name in np.unique(group):
+        for name in _in_order(group):
             here = change[known & (group == name)]
             shares = (float((here > 0).mean()), float((here < 0).mean())) if len(here) else (np.nan, np.nan)
             rows.append(

@@ -30,7 +30,7 @@ def clean_patients(frame: pl.LazyFrame) -> tuple[pl.DataFrame, pl.DataFrame, lis
         pl.struct(words).n_unique().over("patient_id").alias("versions"),
     )
     everybody = frame.collect()
-    kept, findings = apply_rules("patients", everybody.lazy(), _rules(everybody.columns))
+    kept, findings, _ = apply_rules("patients", everybody.lazy(), _rules(everybody.columns))
     columns = ["patient_id", "birth", "death", "end", (pl.col("sex") == "f").alias("female"), "race"]
     clean = kept.select(columns).collect().with_row_index("row")
     out = everybody.select("patient_id").unique().join(clean, on="patient_id", how="anti")

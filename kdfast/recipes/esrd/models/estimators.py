@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from kdfast.recipes.common.seeds import derive, seed_all
 from kdfast.recipes.esrd.grid import Feature
 from kdfast.recipes.esrd.models.encoders import ENCODERS
+from kdfast.recipes.esrd.models.imputation import ChainedImputer
 from kdfast.recipes.esrd.models.network import RiskNetwork
 from kdfast.recipes.esrd.models.summary import summarise
 from kdfast.recipes.esrd.models.training import (
@@ -92,7 +94,8 @@ class NetworkModel:
         teacher: np.ndarray | None = None,
     ) -> NetworkModel:
         seed_all(derive(self.seed, self.kind))
-        network = RiskNetwork(self.kind, self.features, x.shape[1], **self.sizes)
+        sizes = {**self.sizes, "imputation": self.settings.imputation}
+        network = RiskNetwork(self.kind, self.features, x.shape[1], **sizes)
         network.preparer.fit(x)
         module = RiskTraining(network, self.settings, positive_weight(y, weight))
         self.network_ = train_quietly(module, samples(x, y, weight, teacher), self.seed).network
@@ -111,14 +114,12 @@ def network_logits(network: torch.nn.Module, x: np.ndarray, batch: int = 4096) -
 
 
 def _logistic(seed: int, C: float = 0.1, **_: Any) -> Any:
-    keep = SimpleImputer(strategy="median", keep_empty_features=True)
-    return make_pipeline(keep, StandardScaler(), LogisticRegression(C=C, max_iter=2000, random_state=seed))
+    return LogisticRegression(C=C, max_iter=2000, random_state=seed)
 
 
 def _forest(seed: int, **params: Any) -> Any:
     defaults = {"n_estimators": 200, "min_samples_leaf": 5, "max_features": "sqrt", "n_jobs": 1}
-    keep = SimpleImputer(strategy="median", keep_empty_features=True)
-    return make_pipeline(keep, RandomForestClassifier(random_state=seed, **{**defaults, **params}))
+    return RandomForestClassifier(random_state=seed, **{**defaults, **params})
 
 
 def _xgboost(seed: int, **params: Any) -> Any:
@@ -146,6 +147,17 @@ def _lightgbm(seed: int, **params: Any) -> Any:
     }
     defaults |= {"colsample_bytree": 0.6, "min_child_samples": 15, "verbose": -1, "deterministic": True}
     return LGBMClassifier(random_state=seed, n_jobs=1, **{**defaults, **params})
+
+
+def _pipeline(name: str, seed: int, imputation: str, params: Params) -> Any:
+    """Scaled, with gaps filled, as far as the estimator needs it: boosting reads gaps as they are."""
+    estimator = TABULAR[name](seed, **params)
+    if imputation == "mice":
+        return make_pipeline(StandardScaler(), ChainedImputer(), estimator)
+    if name in ("xgboost", "lightgbm"):
+        return estimator
+    gaps = SimpleImputer(strategy="median", keep_empty_features=True)
+    return make_pipeline(gaps, StandardScaler(), estimator)
 
 
 TABULAR = {"logistic": _logistic, "random_forest": _forest, "xgboost": _xgboost, "lightgbm": _lightgbm}
@@ -177,8 +189,9 @@ def make_model(
     """
     params = dict(params or {})
     if name in TABULAR:
-        balanced = (settings or Settings()).imbalance != "none"
-        return TabularModel(lambda: TABULAR[name](seed, **params), features, balanced=balanced)
+        settings = settings or Settings()
+        build = partial(_pipeline, name, seed, settings.imputation, params)
+        return TabularModel(build, features, balanced=settings.imbalance != "none")
     if name not in ENCODERS:
         raise ValueError(f"model must be one of {', '.join(MODELS)}, got {name!r}")
     settings = settings or Settings()

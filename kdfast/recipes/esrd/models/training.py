@@ -39,6 +39,7 @@ class Settings:
     weight_decay: float = 1e-4
     clip: float = 1.0
     imbalance: Literal["weight", "focal", "none"] = "weight"
+    imputation: Literal["median", "mice"] = "median"
     gamma: float = 2.0
     alpha: float = 0.0  # share of the teacher
     temperature: float = 2.0

@@ -1,0 +1,374 @@
+"""CLoCKDistill against its equations, the published vectors, and its traps: no objects, padding, one pass."""
+
+import coco_folder
+import pytest
+import safetensors.torch
+import torch
+from torch.nn.functional import kl_div, log_softmax, softmax
+from torchvision.ops import generalized_box_iou
+
+from kdfast.cli import main
+from kdfast.recipes.clock_distill import (
+    ConsistentLogitDistillation,
+    DetrOutput,
+    DetrWithQueries,
+    MemoryDistillation,
+    Options,
+    TargetQueries,
+    build_detr,
+    confidences,
+    fgd_weights,
+    label_embedding_of,
+)
+
+ARCHITECTURES = ("dab_detr", "deformable_detr", "rt_detr")
+SMALL = {"backbone": "mobilenet_v2", "dim": 64, "encoder_layers": 1, "decoder_layers": 2, "queries": 12}
+
+
+def sines(shape, phase, size):
+    """The published vectors' inputs: size * sin(i + phase), i = 1, 2, ... in row-major order."""
+    count = torch.tensor(shape).prod().item()
+    return (size * torch.sin(torch.arange(1, count + 1, dtype=torch.float64) + phase)).view(shape)
+
+
+def output(memory=None, shapes=None, mask=None, logits=None, boxes=None, real=None) -> DetrOutput:
+    """A DetrOutput with what a loss reads."""
+    images = len(memory) if memory is not None else logits.size(1)
+    if real is None and logits is not None:
+        real = torch.ones(logits.shape[1:3], dtype=torch.bool)
+    extents = torch.ones(images, 4)
+    return DetrOutput(None, None, None, {}, memory, mask, shapes, extents, logits, boxes, real)
+
+
+def corners(boxes):
+    return torch.cat([boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2], -1)
+
+
+def test_memory_term_has_the_published_value():
+    teacher, student = sines((1, 3, 4, 5), 0, 2), sines((1, 3, 4, 5), 0.5, 2).requires_grad_()
+    cells = torch.tensor([[0, 1, 0, 2], [1, 3, 2, 3], [1, 1, 1, 1]]).double()  # rows and columns, inclusive
+    low, high = cells[:, [2, 0]], cells[:, [3, 1]] + 1
+    boxes = torch.cat([(low + high) / 2, high - low], 1) / torch.tensor([5, 4, 5, 4])
+    tokens = [x.flatten(2).transpose(1, 2) for x in (student, teacher)]
+    loss = MemoryDistillation()(*(output(x, [(4, 5)]) for x in tokens), [{"boxes": boxes}])
+    loss.backward()
+    assert loss.item() == pytest.approx(2.00368669671e-4, rel=1e-9)
+    assert student.grad.abs().sum().item() == pytest.approx(5.21966600095e-4, rel=1e-9)
+    expected = torch.tensor([5.20080005987e-6, -1.03608427574e-5, -1.63967745250e-5]).double()
+    torch.testing.assert_close(student.grad.flatten()[:3], expected, rtol=1e-6, atol=0)  # float32 map
+
+
+@pytest.mark.parametrize(
+    "part, value, size",
+    [
+        ("classification", 0.153768232792, 0.372581697177),
+        ("l1", 0.710006672107, 4.09766167853),
+        ("giou", 2.18237074298, 12.9006630269),
+    ],
+)
+def test_logit_term_has_the_published_values(part, value, size):
+    logits = sines((3, 4), 0.6, 2)[None, None].requires_grad_()
+    boxes = [[0.52, 0.48, 0.25, 0.28], [0.2, 0.6, 0.1, 0.2], [0.1, 0.8, 0.1, 0.1]]
+    boxes = torch.tensor([[boxes]], dtype=torch.float64).requires_grad_()
+    fixed = [[0.5, 0.5, 0.2, 0.3], [0.3, 0.6, 0.1, 0.1], [0.7, 0.2, 0.4, 0.2]]
+    fixed = torch.tensor([[fixed]], dtype=torch.float64)
+    teacher = output(logits=sines((3, 4), 0, 2)[None, None], boxes=fixed)
+    weights = {"classification": 0.0, "l1": 0.0, "giou": 0.0} | {
+        part: {"l1": 5.0, "giou": 2.0}.get(part, 1.0)
+    }
+    loss = ConsistentLogitDistillation(**weights)(output(logits=logits, boxes=boxes), teacher)
+    loss.backward()
+    assert loss.item() == pytest.approx(value, rel=1e-6)  # confidences are float32
+    found = logits.grad if part == "classification" else boxes.grad
+    assert found.abs().sum().item() == pytest.approx(size, rel=1e-6)
+
+
+def test_logit_term_is_its_equation_layer_by_layer():
+    torch.manual_seed(0)
+    layers, images, queries, classes = 3, 2, 5, 4
+    s, t = torch.randn(2, layers, images, queries, classes, dtype=torch.float64) * 3
+    bs, bt = torch.rand(2, layers, images, queries, 4, dtype=torch.float64) * 0.4 + 0.3
+    real = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]).bool()
+    found = ConsistentLogitDistillation()(output(logits=s, boxes=bs, real=real), output(logits=t, boxes=bt))
+    expected = 0.0
+    for e in range(layers):
+        total = kl = l1 = giou = 0.0
+        for b in range(images):
+            for q in range(int(real[b].sum())):
+                w = t[e, b, q].max().sigmoid().item()
+                p, log_q = softmax(t[e, b, q] / 10, -1), log_softmax(s[e, b, q] / 10, -1)
+                kl += w * 100 * kl_div(log_q, p, reduction="sum").item() / classes
+                l1 += w * (bs[e, b, q] - bt[e, b, q]).abs().mean().item()
+                pair = [corners(x[e, b, q])[None] for x in (bs, bt)]
+                giou += w * (1 - generalized_box_iou(*pair).item())
+                total += w
+        expected += kl + 5 * l1 / total + 2 * giou / total
+    assert found.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_bce_form_is_a_weighted_mean():
+    torch.manual_seed(0)
+    s, t = torch.randn(2, 1, 1, 3, 4, dtype=torch.float64)
+    boxes = torch.full((1, 1, 3, 4), 0.5, dtype=torch.float64)
+    loss = ConsistentLogitDistillation(form="bce", temperature=2.0)
+    w = t.amax(-1).sigmoid()
+    p, q = (t / 2).sigmoid(), (s / 2).sigmoid()
+    each = -(p * q.log() + (1 - p) * (1 - q).log()).mean(-1) * 4
+    expected = (w * each).sum() / w.sum()
+    found = loss(output(logits=s, boxes=boxes), output(logits=t, boxes=boxes))
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_fgd_rasterisation_is_inclusive_and_counts_past_the_border():
+    """The published example: width 1333 and 42 cells: a box of 32 pixels takes 3 cells, at the end too."""
+    width = torch.tensor(1333.0)
+    for low, high, first, last in ((0, 32, 0, 2), (1300, 1333, 40, 41)):
+        box = torch.tensor([[(low + high) / 2 / width, 0.5, (high - low) / width, 1.0]])
+        weight = fgd_weights([box], [(1, 42)], alpha=1.0, beta=0.0)[0]
+        assert weight.nonzero().flatten().tolist() == list(range(first, last + 1))
+        assert weight[first].item() == pytest.approx(1 / (3 * 2))  # 3 columns and 2 rows, of which one exists
+
+
+def test_padded_input_moves_boxes_and_padding_does_not_count():
+    """An image that fills the left half of the batch's width has its boxes in the left half of the memory."""
+    student, teacher = torch.zeros(1, 8, 2), torch.ones(1, 8, 2)
+    mask = torch.tensor([[True, True, False, False] * 2])
+    half = output(student, [(2, 4)], mask)._replace(extents=torch.tensor([[0.5, 1.0, 0.5, 1.0]]))
+    box = torch.tensor([[0.25, 0.5, 0.5, 1.0]])  # the image's left half: the first of four columns
+    loss = MemoryDistillation(alpha=1.0, beta=100.0)(half, output(teacher, [(2, 4)], mask), [{"boxes": box}])
+    assert loss.item() == pytest.approx(2 * (2 / 2) + 2 * (2 * 100 / 2))
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def pair(request):
+    torch.manual_seed(0)
+    student, teacher = (DetrWithQueries(build_detr(request.param, 3, **SMALL)) for _ in range(2))
+    for network in (student, teacher):  # fresh heads give nearly the same logits for everything
+        for parameter in network.detr.model.decoder.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return student, teacher.eval()
+
+
+def batch(*counts: int):
+    torch.manual_seed(1)
+    images, mask = torch.randn(len(counts), 3, 64, 96), torch.ones(len(counts), 64, 96)
+    boxes = [torch.rand(n, 4) * 0.2 + 0.3 for n in counts]
+    labels = [torch.arange(n) % 3 for n in counts]
+    return images, mask, boxes, labels
+
+
+def losses(pair, counts):
+    student, teacher = pair
+    images, mask, boxes, labels = batch(*counts)
+    queries = TargetQueries(3, SMALL["dim"])(boxes, labels)
+    target = [{"boxes": b, "class_labels": y} for b, y in zip(boxes, labels, strict=True)]
+    ours = student.train()(images, mask, queries, target)
+    with torch.no_grad():
+        theirs = teacher(images, mask, queries)
+    return ours, MemoryDistillation()(ours, theirs, target), ConsistentLogitDistillation()(ours, theirs)
+
+
+@pytest.mark.parametrize("counts", [(2, 1), (2, 0), (0, 0)], ids=["objects", "one empty", "all empty"])
+def test_losses_and_gradients_are_finite(pair, counts):
+    pair[0].zero_grad()
+    out, memory, logits = losses(pair, counts)
+    (out.loss + memory + logits).backward()
+    grads = [p.grad for p in pair[0].parameters()]
+    assert all(g is not None and g.isfinite().all() for g in grads)  # every parameter: DDP needs them
+    assert out.loss.isfinite() and memory > 0
+    assert (logits > 0) == (sum(counts) > 0)
+
+
+def test_external_queries_leave_the_model_as_it_was(pair):
+    student = pair[0].eval()
+    images, mask, boxes, labels = batch(3, 1)
+    with torch.no_grad():
+        plain = student(images, mask)
+        with_queries = student(images, mask, TargetQueries(3, SMALL["dim"])(boxes, labels))
+    torch.testing.assert_close(plain.logits, with_queries.logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(plain.boxes, with_queries.boxes, atol=1e-5, rtol=1e-5)
+    assert plain.external_logits.shape == (2, 2, 0, 3) and with_queries.external_logits.shape == (2, 2, 9, 3)
+
+
+def test_external_queries_see_nothing_but_their_copy(pair):
+    """The results of an image's objects do not depend on the copies, on padding, or on the own queries."""
+    student = pair[0].eval()
+    images, mask, boxes, labels = batch(2, 1)
+    make = TargetQueries(3, SMALL["dim"], copies=2)
+    with torch.no_grad():
+        together = student(images, mask, make(boxes, labels))
+        alone = student(images[1:], mask[1:], make(boxes[1:], labels[1:]))
+    first, second = together.external_logits.unflatten(2, (2, 2)).unbind(2)
+    torch.testing.assert_close(first[:, together.real[:, :2]], second[:, together.real[:, :2]])
+    torch.testing.assert_close(first[:, 1, 0], alone.external_logits[:, 0, 0], atol=1e-4, rtol=1e-4)
+
+
+def test_external_queries_depend_on_their_box_and_class(pair):
+    student = pair[0].eval()
+    images, mask, boxes, labels = batch(2)
+    make = TargetQueries(3, SMALL["dim"], copies=1)
+    with torch.no_grad():
+        base, moved, renamed = (
+            student(images, mask, make([b], [y])).external_boxes
+            for b, y in (
+                (boxes[0], labels[0]),
+                (boxes[0] + 0.2, labels[0]),
+                (boxes[0], labels[0].flip(0)),
+            )
+        )
+    assert (base - moved).abs().min() > 1e-4 and (base - renamed).abs().max() > 1e-6
+
+
+def test_padded_queries_have_no_weight():
+    boxes, labels = [torch.full((2, 4), 0.5), torch.zeros(0, 4)], [torch.zeros(n).long() for n in (2, 0)]
+    queries = TargetQueries(3, 8, copies=2)(boxes, labels)
+    assert queries.real.tolist() == [[True] * 4, [False] * 4]
+    weight = confidences(torch.randn(3, 2, 4, 5), queries.real)
+    assert (weight[:, 1] == 0).all() and (weight[:, 0] > 0).all()
+    assert queries.allowed.diagonal(dim1=1, dim2=2).all()  # no row of the softmax is empty
+
+
+def test_hopeless_teacher_and_degenerate_boxes_are_finite():
+    logits = torch.full((2, 1, 3, 4), -200.0)
+    boxes = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0], [1.0, 1.0, 0.0, 1.0]]).expand(
+        2, 1, 3, 4
+    )
+    s, b = torch.randn(2, 1, 3, 4).requires_grad_(), boxes.clone().requires_grad_()
+    for level in (-200.0, 5.0):
+        teacher = output(logits=torch.full_like(logits, level), boxes=boxes)
+        loss = ConsistentLogitDistillation()(output(logits=s, boxes=b), teacher)
+        loss.backward()
+        assert loss.isfinite() and s.grad.isfinite().all() and b.grad.isfinite().all()
+
+
+def test_queries_are_constant_and_the_teachers_embedding_serves():
+    detr = build_detr("rt_detr", 3, **SMALL)
+    queries = TargetQueries(3, SMALL["dim"], label_embedding=label_embedding_of(detr))
+    assert not [p for p in queries.parameters() if p.requires_grad]
+    made = queries([torch.full((1, 4), 0.5)], [torch.tensor([2])])
+    torch.testing.assert_close(made.content[0, 0], label_embedding_of(detr)[2])
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (
+            lambda: TargetQueries(3, 8)([torch.rand(1, 4)], [torch.tensor([3])]),
+            r"labels\[0\] must hold 0 ... 2",
+        ),
+        (
+            lambda: TargetQueries(3, 8)([torch.rand(2, 4)], [torch.tensor([0])]),
+            r"boxes\[0\] must be \[n, 4\]",
+        ),
+        (lambda: TargetQueries(3, 8, copies=0), "copies must be 1 or more"),
+        (lambda: build_detr("detr", 3), "architecture must be"),
+        (lambda: ConsistentLogitDistillation(form="mse"), "form must be"),
+        (lambda: MemoryDistillation(channels="max"), "channels must be"),
+    ],
+)
+def test_bad_input_is_one_sentence(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_levels_and_layers_that_differ_are_named():
+    s, t = torch.randn(1, 8, 2), torch.randn(1, 8, 2)
+    with pytest.raises(ValueError, match="feature levels of the same sizes"):
+        MemoryDistillation()(output(s, [(2, 4)]), output(t, [(4, 2)]), [{"boxes": torch.zeros(0, 4)}])
+    few, many = (output(logits=torch.zeros(n, 1, 2, 3), boxes=torch.rand(n, 1, 2, 4)) for n in (2, 3))
+    with pytest.raises(ValueError, match="as many decoder layers"):
+        ConsistentLogitDistillation()(few, many)
+    with pytest.raises(TypeError, match="a DETR of the kinds"):
+        DetrWithQueries(torch.nn.Linear(1, 1))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return coco_folder.write(tmp_path_factory.mktemp("coco"))
+
+
+def arguments(folder, *more: str) -> list[str]:
+    options = {
+        "data": "coco",
+        "data-root": folder,
+        "short-side": 48,
+        "long-side": 64,
+        "dim": 32,
+        "queries": 8,
+    }
+    options |= {"teacher-backbone": "mobilenet_v2_0.25", "student-backbone": "mobilenet_v2_0.25", "seeds": 1}
+    options |= {"decoder-layers": 2, "denoising": 6, "teacher-epochs": 1, "epochs": 2, "threads": 1}
+    flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    return ["distill", "clock_distill", *flags, "--teacher-weights", "null", "--progress", "none", *more]
+
+
+@pytest.fixture(scope="module")
+def straight(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("clock") / "straight"
+    assert main(arguments(folder, "--out", str(out))) == 0
+    return out
+
+
+def test_run_writes_what_it_should(straight):
+    records = coco_folder.history(straight)
+    assert [(r["stage"], r["epoch"]) for r in records] == [("teacher", 1)] + [
+        (stage, epoch) for stage in ("student-0", "distilled-0") for epoch in (1, 2)
+    ]
+    last = records[-1]
+    assert set(last["terms"]) == {"task", "lcmd", "tcld"}
+    weights = {"task": 1.0, "lcmd": Options().memory_weight, "tcld": Options().logit_weight}
+    total = sum(weights[name] * value for name, value in last["terms"].items())
+    assert last["loss"] == pytest.approx(total, rel=1e-4)
+    assert 0 <= last["val_AP"] <= 1
+    page = (straight / "report.html").read_text()
+    assert all(
+        words in page for words in ("student alone", "distilled student", "plain PyTorch", "annotated")
+    )
+    assert page.count("data:image/png") == 4 * 4
+
+
+def test_student_file_is_a_transformers_model(straight):
+    """What is exported knows nothing of the distillation."""
+    sizes = {"dim": 32, "encoder_layers": 1, "decoder_layers": 2, "queries": 8, "denoising": 6}
+    student = build_detr("rt_detr", 3, backbone="mobilenet_v2_0.25", **sizes)
+    student.load_state_dict(safetensors.torch.load_file(straight / "student.safetensors"))
+    state = torch.load(straight / "checkpoint" / "distilled-0.ckpt", weights_only=True)["state_dict"]
+    assert not any("teacher" in name for name in state)
+    assert any(name.startswith("queries.") for name in state)  # the constant queries survive a resume
+
+
+@pytest.mark.slow
+def test_interrupted_and_resumed_is_the_same_to_the_bit(straight, folder, tmp_path, monkeypatch):
+    out = tmp_path / "killed"
+    with monkeypatch.context() as patch:
+        coco_folder.interrupt_after(patch, "distilled-0")
+        assert main(arguments(folder, "--out", str(out))) == 130
+    assert not (out / "report.html").exists()
+    assert main(["distill", "clock_distill", "--resume", str(out)]) == 0
+    assert coco_folder.history(out) == coco_folder.history(straight)
+    name = "student.safetensors"
+    assert (out / name).read_bytes() == (straight / name).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["dab_detr", "deformable_detr"])
+def test_other_architectures_run(folder, tmp_path, architecture):
+    more = ["--architecture", architecture, "--epochs", "1", "--no-baseline", "--out", str(tmp_path / "out")]
+    assert main(arguments(folder, *more)) == 0
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        (["--dim", "40"], "--dim: a multiple of 32"),
+        (["--content", "teacher", "--architecture", "dab_detr"], "--content: 'teacher' needs"),
+        (["--data-root", "nowhere"], "nowhere is no folder"),
+        (["--classes", "[disc, lamp]"], "lamp"),
+        (["--student-backbone", "vgg"], "backbone 'vgg': one of"),
+        (["--alpha", "-1"], "--alpha: 0 or more"),
+    ],
+)
+def test_bad_options_are_one_line(folder, tmp_path, capsys, more, words):
+    assert main(arguments(folder, "--out", str(tmp_path / "out"), *more)) == 2
+    err = capsys.readouterr().err
+    assert words in err and err.count("\n") == 1

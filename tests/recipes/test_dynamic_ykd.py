@@ -1,0 +1,415 @@
+"""Dynamic Y-KD against its equations and the published vectors; growth, averaging, inference, traps."""
+
+import copy
+
+import coco_folder
+import pytest
+import safetensors.torch
+import torch
+from torchvision.ops import nms
+
+from kdfast.cli import main
+from kdfast.recipes.common.dense.detection import detection_data
+from kdfast.recipes.dynamic_ykd import (
+    ClassesOnly,
+    ContinualMaskRCNN,
+    ContinualStep,
+    MergedMaskRCNN,
+    Options,
+    Proposals,
+    RoIOutputs,
+    average_heads,
+    class_distillation,
+    distillation,
+    grown,
+    region_losses,
+    sample,
+    select,
+    steps,
+)
+
+SMALL = {
+    "short_side": 64,
+    "long_side": 96,
+    "anchor_sizes": (16, 32),
+    "pool": 4,
+    "regions": 16,
+    "top": (60, 40),
+}
+
+
+def sines(shape, phase, size):
+    """The published vectors' inputs: size * sin(i + phase), i = 1, 2, ... in row-major order."""
+    count = torch.tensor(shape).prod().item()
+    return (size * torch.sin(torch.arange(1, count + 1, dtype=torch.float64) + phase)).view(shape)
+
+
+@pytest.fixture
+def published():
+    student = RoIOutputs(sines((4, 5), 0.3, 2), sines((4, 5, 4), 1.1, 1), sines((4, 5, 2, 2), 0.9, 3))
+    teacher = RoIOutputs(sines((4, 3), 0, 2), sines((4, 3, 4), 0.7, 1), sines((4, 3, 2, 2), 0.2, 3))
+    rpn_s = Proposals(sines((1, 2, 2, 3), 1.9, 1), sines((1, 8, 2, 3), 2.2, 1), [], [])
+    rpn_t = Proposals(sines((1, 2, 2, 3), 0.4, 1), sines((1, 8, 2, 3), 0.1, 1), [], [])
+    for tensor in (*student, *rpn_s[:2]):
+        tensor.requires_grad_()
+    return student, teacher, rpn_s, rpn_t
+
+
+def test_distillation_has_the_published_values(published):
+    student, teacher, rpn_s, rpn_t = published
+    terms = distillation(student, teacher, rpn_s, rpn_t)
+    expected = {
+        "kd_classes": (0.524867173667, student.classes, 0.240150888601),
+        "kd_boxes": (3.93726435598, student.boxes, 6.43079391489),
+        "kd_masks": (1.09582431479, student.masks, 0.381687825098),
+        "kd_rpn": (0.488691196929 + 2.98745746142, rpn_s.objectness, 0.927729161847),
+    }
+    assert set(terms) == set(expected)
+    sum(terms.values()).backward()
+    for name, (value, tensor, size) in expected.items():
+        assert terms[name].item() == pytest.approx(value, rel=1e-9), name
+        assert tensor.grad.abs().sum().item() == pytest.approx(size, rel=1e-9), name
+    assert rpn_s.deltas.grad.abs().sum().item() == pytest.approx(4.41602031267, rel=1e-9)
+
+
+def test_l2_form_has_the_published_value(published):
+    student, teacher = published[0].classes, published[1].classes
+    loss = class_distillation(student, teacher, form="l2")
+    loss.backward()
+    assert loss.item() == pytest.approx(1.74985535843, rel=1e-9)
+    assert student.grad.abs().sum().item() == pytest.approx(2.34818765883, rel=1e-9)
+    first = torch.tensor([0.152722129064, 0.057495657311, 0.012404494793]).double()
+    torch.testing.assert_close(student.grad.flatten()[:3], first, rtol=1e-6, atol=0)
+
+
+def test_unbiased_cross_entropy_has_the_published_value(published):
+    logits, labels = published[0].classes, torch.tensor([0, 3, 4, 0])
+    deltas = torch.zeros(4, 4).double()
+    loss = region_losses(logits, published[0].boxes, labels, deltas, num_old=2)["classes"]
+    loss.backward()
+    assert loss.item() == pytest.approx(1.70567739829, rel=1e-9)
+    assert logits.grad.abs().sum().item() == pytest.approx(1.35053814304, rel=1e-9)
+
+
+def test_other_forms_are_their_equations():
+    torch.manual_seed(0)
+    s, t = torch.randn(6, 5).double(), torch.randn(6, 3).double()
+    q = t.softmax(1)
+    cut, whole = s[:, :3].log_softmax(1), s.log_softmax(1)[:, :3]
+    assert class_distillation(s, t, form="ce").item() == pytest.approx(-(q * cut).mean().item())
+    assert class_distillation(s, t, form="ce_ada").item() == pytest.approx(-(q * cut).sum(1).mean().item())
+    assert class_distillation(s, t, form="ce_all").item() == pytest.approx(-(q * whole).mean().item())
+
+
+@pytest.mark.parametrize("form", ["uce", "l2", "ce", "ce_ada", "ce_all"])
+@pytest.mark.parametrize("new", [0, 2])
+def test_class_distillation_without_regions_or_new_classes(form, new):
+    for regions in (0, 3):
+        student = torch.randn(regions, 3 + new).requires_grad_()
+        loss = class_distillation(student, torch.randn(regions, 3), form=form)
+        loss.backward()
+        assert loss.isfinite() and student.grad.isfinite().all()
+        assert regions or loss == 0
+
+
+def test_box_loss_of_regions_is_smooth_l1_of_the_labelled_class():
+    torch.manual_seed(0)
+    boxes, deltas, labels = torch.randn(5, 3, 4), torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])
+    found = region_losses(torch.randn(5, 3), boxes, labels, deltas)["boxes"]
+    distance = [(boxes[i, labels[i]] - deltas[i]).abs() for i in (1, 2, 4)]
+    expected = sum(torch.where(d < 1, d * d / 2, d - 0.5).sum() for d in distance) / 5
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    "scenario, classes, sizes",
+    [("19-1", 20, [19, 1]), ("15-5", 20, [15, 5]), ("15-1", 20, [15] + [1] * 5), ("10-2", 20, [10] + [2] * 5),
+     ("10-5", 20, [10, 5, 5]), ("10-10", 20, [10, 10]), ("2-1", 3, [2, 1])],
+)  # fmt: skip
+def test_scenarios(scenario, classes, sizes):
+    found = steps(scenario, classes)
+    assert [len(step.new) for step in found] == sizes
+    assert found[-1].seen == tuple(range(1, classes + 1)) and found[0].old == ()
+    assert all(later.old == earlier.seen for earlier, later in zip(found, found[1:], strict=False))
+
+
+@pytest.mark.parametrize("scenario", ["15", "a-b", "0-1", "20-0", "15-2", "20-1", "21-1"])
+def test_bad_scenarios_are_one_sentence(scenario):
+    with pytest.raises(ValueError, match="scenario"):
+        steps(scenario, 20)
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return ContinualMaskRCNN("mobilenet_v2", 3, **SMALL).eval()
+
+
+def test_growth_keeps_old_rows(network):
+    head = network.head
+    made = grown(head, 2)
+    torch.testing.assert_close(made.box_predictor.cls_score.weight[:3], head.box_predictor.cls_score.weight)
+    torch.testing.assert_close(made.box_predictor.bbox_pred.bias[:12], head.box_predictor.bbox_pred.bias)
+    torch.testing.assert_close(
+        made.mask_predictor.mask_fcn_logits.weight[:3], head.mask_predictor.mask_fcn_logits.weight
+    )
+    assert made.num_classes == 5 and head.num_classes == 3
+    aligned = torch.randn(2, *network.head.align(*_map(network)).shape[1:])
+    old, new = head(aligned), made.eval()(aligned)
+    torch.testing.assert_close(new.classes[:, :3], old.classes)
+    torch.testing.assert_close(new.masks[:, :3], old.masks)
+
+
+def test_mib_growth_shares_background(network):
+    head = grown(network.head, 2, init="mib").box_predictor.cls_score
+    torch.testing.assert_close(head.weight[3:], head.weight[:1].expand(2, -1))
+    torch.testing.assert_close(head.bias[3:], head.bias[:1].expand(2) - torch.log(torch.tensor(2.0)))
+
+
+def _map(network):
+    z = network.backbone(torch.rand(1, 3, 64, 96))
+    return z, [torch.tensor([[1.0, 2.0, 40.0, 50.0]])]
+
+
+@pytest.mark.parametrize("rows", ["skip", "shared"])
+def test_average_is_between_the_heads(network, rows):
+    old, new = network.head, grown(network.head, 1)
+    with torch.no_grad():
+        for parameter in new.parameters():
+            parameter.add_(1.0)
+    made = average_heads(old, new, 0.25, rows=rows)
+    for name, value in made.state_dict().items():
+        before, after = old.state_dict()[name], new.state_dict()[name]
+        if before.shape == after.shape:
+            torch.testing.assert_close(value, 0.25 * before + 0.75 * after)
+        else:
+            n = len(before)
+            expected = 0.25 * before + 0.75 * after[:n] if rows == "shared" else after[:n]
+            torch.testing.assert_close(value[:n], expected)
+            torch.testing.assert_close(value[n:], after[n:])
+    for weight, whole in ((0.0, new), (1.0, old)):
+        same = average_heads(old, new, weight, rows="shared").state_dict()["stage4.14.conv.0.0.weight"]
+        torch.testing.assert_close(same, whole.state_dict()["stage4.14.conv.0.0.weight"])
+
+
+def test_sample_takes_all_or_random_ones_of_the_best():
+    boxes = torch.arange(200.0)[:, None].expand(200, 4)
+    for n, expected in ((0, 0), (10, 10), (63, 63), (64, 64), (100, 64), (200, 64)):
+        got = sample(boxes[:n])[:, 0]
+        assert len(got) == len(set(got.tolist())) == expected
+        assert expected == 0 or got.max() < 128
+    torch.manual_seed(3)
+    first = sample(boxes)
+    torch.manual_seed(3)
+    assert torch.equal(first, sample(boxes))
+
+
+def test_select_drops_other_classes_before_suppression():
+    """A strong box of another task neither appears nor suppresses; scores are over all classes."""
+    logits = torch.tensor([[0.0, 1.0, 4.0], [0.0, 2.0, 0.0], [5.0, 1.0, 0.0]])
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 11], [20, 20, 30, 30]])[:, None].expand(3, 3, 4)
+    found = select(logits, boxes, (1,), score=0.01, overlap=0.5)
+    scores = logits.softmax(1)[:, 1]
+    kept = nms(boxes[:, 0], scores, 0.5)
+    assert found["labels"].tolist() == [1] * len(kept) and 0 not in kept.tolist()
+    torch.testing.assert_close(found["scores"], scores[kept])
+
+
+def test_merged_inference_takes_each_class_from_its_task(network):
+    """With one module a task, the detections of a task are those of that module alone; the cap comes last."""
+    torch.manual_seed(1)
+    images = [torch.rand(3, 64, 96), torch.rand(3, 64, 80)]
+    other = copy.deepcopy(network.backbone.specific)
+    for parameter in other.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    modules, tasks = [network.backbone.specific, other], [(1,), (2,)]
+    merged = MergedMaskRCNN(network, modules, tasks, score=0.01, most=10**6).eval()(images)
+    capped = MergedMaskRCNN(network, modules, tasks, score=0.01, most=7).eval()(images)
+    for task in range(2):
+        single = MergedMaskRCNN(network, [modules[task]], [tasks[task]], score=0.01, most=10**6).eval()(
+            images
+        )
+        for image in range(2):
+            rows = merged[image]["labels"] == tasks[task][0]
+            assert rows.any()
+            torch.testing.assert_close(merged[image]["scores"][rows], single[image]["scores"])
+            torch.testing.assert_close(merged[image]["masks"][rows], single[image]["masks"])
+    for whole, best in zip(merged, capped, strict=True):
+        torch.testing.assert_close(best["scores"], whole["scores"].topk(7).values)
+        torch.testing.assert_close(best["boxes"], whole["boxes"][:7])
+
+
+def targets(*counts: int, label: int = 3):
+    torch.manual_seed(2)
+    made = []
+    for count in counts:
+        low = torch.rand(count, 2) * 30
+        boxes = torch.cat([low, low + 15 + torch.rand(count, 2) * 15], 1)
+        masks = (torch.rand(count, 64, 96) > 0.5).to(torch.uint8)
+        made.append({"boxes": boxes, "labels": torch.full((count,), label), "masks": masks})
+    return made
+
+
+@pytest.mark.parametrize("counts", [(2, 1), (2, 0), (0, 0)], ids=["objects", "one empty", "all empty"])
+@pytest.mark.parametrize("masks", [True, False])
+def test_step_is_finite_and_reaches_every_parameter(counts, masks):
+    torch.manual_seed(0)
+    network = ContinualMaskRCNN("mobilenet_v2", 3, masks=masks, **SMALL)
+    teacher = copy.deepcopy(network.head)
+    network.head = grown(network.head, 1)
+    step = ContinualStep(network, teacher=teacher, num_old=2).train()
+    losses = step([torch.rand(3, 64, 96)] * 2, targets(*counts))
+    assert ("kd_masks" in losses) == masks == ("masks" in losses)
+    sum(losses.values()).backward()
+    assert all(value.isfinite() for value in losses.values())
+    grads = {name: p.grad for name, p in step.named_parameters() if p.requires_grad}
+    assert all(g is not None and g.isfinite().all() for g in grads.values())
+    assert not any("shared" in name or "teacher" in name for name in grads)
+
+
+def test_teacher_gets_no_gradient_and_stays_outside(network):
+    teacher = copy.deepcopy(network.head)
+    network = copy.deepcopy(network)
+    step = ContinualStep(network, teacher=teacher).train()
+    assert not any("teacher" in name for name in (*step.state_dict(), *dict(step.named_parameters())))
+    losses = step([torch.rand(3, 64, 96)], targets(2, label=2))
+    torch.stack([v for k, v in losses.items() if k.startswith("kd_")]).sum().backward()
+    assert all(p.grad is None for p in teacher.parameters())
+    assert any(p.grad.abs().sum() > 0 for p in network.backbone.specific.parameters())
+
+
+def test_same_heads_agree():
+    """Teacher and student with equal weights: boxes and RPN terms are 0, classes at their smallest."""
+    torch.manual_seed(0)
+    network = ContinualMaskRCNN("mobilenet_v2", 3, **SMALL)
+    step = ContinualStep(network, teacher=copy.deepcopy(network.head)).train()
+    losses = step([torch.rand(3, 64, 96)], targets(2, label=1))
+    assert losses["kd_boxes"] < 1e-9 and losses["kd_rpn"] < 1e-9
+
+
+def test_fine_tuning_has_no_distillation(network):
+    losses = ContinualStep(copy.deepcopy(network)).train()([torch.rand(3, 64, 96)], targets(1, label=1))
+    assert set(losses) == {"rpn_objectness", "rpn_boxes", "classes", "boxes", "masks"}
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda n: grown(n.head, 0), "new must be 1 or more"),
+        (lambda n: grown(n.head, 1, init="zero"), "init must be"),
+        (lambda n: average_heads(n.head, n.head, 1.5), "weight must be in"),
+        (lambda n: average_heads(n.head, n.head, 0.5, rows="all"), "rows must be"),
+        (lambda n: average_heads(torch.nn.Linear(1, 1), n.head, 0.5), "no tensor of one name"),
+        (lambda n: MergedMaskRCNN(n, [n.backbone.specific], [(1,), (2,)]), "one module a task"),
+        (
+            lambda n: class_distillation(torch.zeros(1, 3), torch.zeros(1, 3), form="kl"),
+            "form must be one of",
+        ),
+    ],
+)
+def test_bad_input_is_one_sentence(network, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(network)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return coco_folder.write(tmp_path_factory.mktemp("coco"))
+
+
+def arguments(folder, *more: str) -> list[str]:
+    options = {
+        "data": "coco",
+        "data-root": folder,
+        "short-side": 48,
+        "long-side": 64,
+        "pool": 4,
+        "regions": 8,
+    }
+    options |= {"backbone": "mobilenet_v2_0.25", "seeds": 1, "base-epochs": 1, "epochs": 2, "threads": 1}
+    options |= {"scenario": "1-1", "sampled": 8, "averages": "[0, 0.5]"}
+    flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    flags += ["--proposals", "[20, 10]", "--weights", "null", "--progress", "none", "--masks"]
+    return ["distill", "dynamic_ykd", *flags, *more]
+
+
+@pytest.fixture(scope="module")
+def straight(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("ykd") / "straight"
+    assert main(arguments(folder, "--out", str(out))) == 0
+    return out
+
+
+def test_steps_see_only_their_classes(folder):
+    data = detection_data("coco", folder, short_side=48, long_side=64)
+    whole = ClassesOnly(data.train, (1, 2, 3))
+    assert len(whole) == 6 and len(whole[2][1]["labels"]) == 2
+    third = ClassesOnly(data.train, (3,), only_with=True)
+    assert len(third) == 4  # every third image has none
+    assert all(third[i][1]["labels"].tolist() == [3] for i in range(4))
+    assert all(len(third[i][1]["boxes"]) == len(third[i][1]["iscrowd"]) == 1 for i in range(4))
+
+
+def test_run_writes_what_it_should(straight):
+    records = coco_folder.history(straight)
+    names = ["base", "joint", "finetune-step1-0", "finetune-step2-0", "ykd-step1-0", "ykd-step2-0"]
+    assert list(dict.fromkeys(record["stage"] for record in records)) == names
+    terms = records[-1]["terms"]
+    assert {"kd_classes", "kd_boxes", "kd_masks", "kd_rpn", "masks"} <= set(terms)
+    assert records[-1]["loss"] == pytest.approx(sum(terms.values()), rel=1e-4)
+    page = (straight / "report.html").read_text()
+    parts = (
+        "AP of boxes",
+        "AP of masks",
+        "fine-tuning",
+        "joint training",
+        "Averaging the old and the new head",
+    )
+    assert all(words in page for words in parts)
+    assert page.count("data:image/png") == 3 * 4
+
+
+def test_student_file_holds_a_module_for_every_task(straight):
+    state = safetensors.torch.load_file(straight / "student.safetensors")
+    assert {name.split(".")[1] for name in state if name.startswith("specific.")} == {"0", "1", "2"}
+    assert state["head.box_predictor.cls_score.weight"].shape[0] == 4
+    first, last = (state[f"specific.{task}.4.conv.0.0.weight"] for task in (0, 2))
+    assert not torch.equal(first, last)
+
+
+@pytest.mark.slow
+def test_interrupted_and_resumed_is_the_same_to_the_bit(straight, folder, tmp_path, monkeypatch):
+    out = tmp_path / "killed"
+    with monkeypatch.context() as patch:
+        coco_folder.interrupt_after(patch, "ykd-step1-0")
+        assert main(arguments(folder, "--out", str(out))) == 130
+    assert not (out / "report.html").exists()
+    assert main(["distill", "dynamic_ykd", "--resume", str(out)]) == 0
+    assert coco_folder.history(out) == coco_folder.history(straight)
+    name = "student.safetensors"
+    assert (out / name).read_bytes() == (straight / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        (["--scenario", "15-1"], "option --scenario: scenario '15-1' does not fit 3 classes"),
+        (["--scenario", "two"], "must be like '15-1'"),
+        (["--averages", "[2]"], "--averages: weights from 0 to 1"),
+        (["--data", "voc"], "--masks: needs --data coco"),
+        (["--classes", "[disc, bar, lamp]"], "lamp"),
+        (["--pool", "5"], "--pool: an even number"),
+        (["--classes-weight", "-1"], "--classes-weight: 0 or more"),
+    ],
+)
+def test_bad_options_are_one_line(folder, tmp_path, capsys, more, words):
+    assert main(arguments(folder, "--out", str(tmp_path / "out"), *more)) == 2
+    err = capsys.readouterr().err
+    assert words in err and err.count("\n") == 1
+
+
+def test_paper_weights_are_settled_by_the_scenario():
+    for scenario, expected in (("15-1", (2, 2)), ("10-5", (1.5, 1)), ("19-1", (1, 1))):
+        options = Options(scenario=scenario)
+        options.prepare()
+        assert (options.classes_weight, options.masks_weight) == expected
