@@ -32,8 +32,8 @@ CALLED = {
 
 
 def group(stage: str) -> str:
-    """The stage's name without its seed: "student-1" -> "student"."""
-    return re.sub(r"-\d+$", "", stage)
+    """The stage's name without fold and seed: "student-1", "student-0-1" -> "student"."""
+    return re.sub(r"(-\d+)+$", "", stage)
 
 
 def called(name: str) -> str:
