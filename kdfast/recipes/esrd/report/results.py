@@ -79,7 +79,11 @@ def people(report: Report, study: Study, best: Evaluated) -> None:
         left_out[x.table] += x.count
     cells = [(name, f"{rows:,}", f"{left_out[name]:,}") for name, rows in study.rows.items()]
     problems = "; ".join(str(x) for x in study.findings)
-    note = f"Left out: {problems}." if problems else "Every row passed every check."
+    note = (
+        f"Found by the checks, left out unless said otherwise: {problems}."
+        if problems
+        else "Every row passed every check."
+    )
     report.table("Records", ("table", "rows", "problems"), cells, note=note, half=True)
 
 
