@@ -16,8 +16,10 @@ import torch
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch.utils.data import TensorDataset
 
 from kdfast.recipes.common.seeds import derive, seed_all
 from kdfast.recipes.esrd.grid import Feature
@@ -93,13 +95,23 @@ class NetworkModel:
         weight: np.ndarray | None = None,
         teacher: np.ndarray | None = None,
     ) -> NetworkModel:
+        check, (x, y, weight, teacher) = self._hold_out(x, y, weight, teacher)
         seed_all(derive(self.seed, self.kind))
         sizes = {**self.sizes, "imputation": self.settings.imputation}
         network = RiskNetwork(self.kind, self.features, x.shape[1], **sizes)
         network.preparer.fit(x)
         module = RiskTraining(network, self.settings, positive_weight(y, weight))
-        self.network_ = train_quietly(module, samples(x, y, weight, teacher), self.seed).network
+        self.network_ = train_quietly(module, samples(x, y, weight, teacher), self.seed, check).network
         return self
+
+    def _hold_out(self, *arrays: np.ndarray | None) -> tuple[TensorDataset | None, Sequence[Any]]:
+        """One training person in seven to stop early by, and the others; None and all without patience."""
+        if not self.settings.patience:
+            return None, arrays
+        rows, y = np.arange(len(arrays[1])), arrays[1]
+        train, check = train_test_split(rows, test_size=1 / 7, stratify=y, random_state=self.seed)
+        parts = ([a if a is None else a[part] for a in arrays] for part in (check, train))
+        return samples(*next(parts)), next(parts)
 
     def logits(self, x: np.ndarray) -> np.ndarray:
         return network_logits(self.network_, x)
