@@ -13,20 +13,15 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch.utils.data import TensorDataset
 
 from kdfast.recipes.common.seeds import derive, seed_all
 from kdfast.recipes.esrd.grid import Feature
 from kdfast.recipes.esrd.models.encoders import ENCODERS
-from kdfast.recipes.esrd.models.imputation import ChainedImputer
 from kdfast.recipes.esrd.models.network import RiskNetwork
 from kdfast.recipes.esrd.models.summary import summarise
+from kdfast.recipes.esrd.models.tabular import TABULAR, tabular
 from kdfast.recipes.esrd.models.training import (
     RiskTraining,
     Settings,
@@ -125,56 +120,7 @@ def network_logits(network: torch.nn.Module, x: np.ndarray, batch: int = 4096) -
     return torch.cat(parts).double().numpy()
 
 
-def _logistic(seed: int, C: float = 0.1, **_: Any) -> Any:
-    return LogisticRegression(C=C, max_iter=2000, random_state=seed)
-
-
-def _forest(seed: int, **params: Any) -> Any:
-    defaults = {"n_estimators": 200, "min_samples_leaf": 5, "max_features": "sqrt", "n_jobs": 1}
-    return RandomForestClassifier(random_state=seed, **{**defaults, **params})
-
-
-def _xgboost(seed: int, **params: Any) -> Any:
-    from xgboost import XGBClassifier
-
-    defaults = {
-        "n_estimators": 150,
-        "max_depth": 3,
-        "learning_rate": 0.06,
-        "subsample": 0.8,
-        "colsample_bytree": 0.6,
-    }
-    return XGBClassifier(random_state=seed, n_jobs=1, **{**defaults, "min_child_weight": 5, **params})
-
-
-def _lightgbm(seed: int, **params: Any) -> Any:
-    from lightgbm import LGBMClassifier
-
-    defaults = {
-        "n_estimators": 150,
-        "num_leaves": 8,
-        "learning_rate": 0.06,
-        "subsample": 0.8,
-        "subsample_freq": 1,
-    }
-    defaults |= {"colsample_bytree": 0.6, "min_child_samples": 15, "verbose": -1, "deterministic": True}
-    return LGBMClassifier(random_state=seed, n_jobs=1, **{**defaults, **params})
-
-
-def _pipeline(name: str, seed: int, imputation: str, params: Params) -> Any:
-    """Scaled, with gaps filled, as far as the estimator needs it: boosting reads gaps as they are."""
-    estimator = TABULAR[name](seed, **params)
-    if imputation == "mice":
-        return make_pipeline(StandardScaler(), ChainedImputer(), estimator)
-    if name in ("xgboost", "lightgbm"):
-        return estimator
-    gaps = SimpleImputer(strategy="median", keep_empty_features=True)
-    return make_pipeline(gaps, StandardScaler(), estimator)
-
-
-TABULAR = {"logistic": _logistic, "random_forest": _forest, "xgboost": _xgboost, "lightgbm": _lightgbm}
 MODELS = (*TABULAR, *ENCODERS)
-TREES = ("random_forest", "xgboost", "lightgbm")
 
 GRIDS: dict[
     str, list[Params]
@@ -202,7 +148,7 @@ def make_model(
     params = dict(params or {})
     if name in TABULAR:
         settings = settings or Settings()
-        build = partial(_pipeline, name, seed, settings.imputation, params)
+        build = partial(tabular, name, seed, settings.imputation, params)
         return TabularModel(build, features, balanced=settings.imbalance != "none")
     if name not in ENCODERS:
         raise ValueError(f"model must be one of {', '.join(MODELS)}, got {name!r}")
