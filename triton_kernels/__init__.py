@@ -10,6 +10,7 @@ if __name__ != "kdfast.triton_kernels":
     )
 
 from . import (
+    attention_masks,
     js_div,
     kl_div,
     nd_loss,
@@ -22,6 +23,7 @@ from . import (
 )
 
 __all__ = [
+    "attention_masks",
     "js_div",
     "kl_div",
     "nd_loss",

@@ -9,9 +9,7 @@ from .formulas import bregman, log_mixture
 
 @triton.jit
 def formula(p: tl.tensor, q: tl.tensor, d: tl.tensor, v: tl.tensor, near: tl.tensor, param: tl.tensor):
-    """p phi(log m/p); score -(1 - lam) p/m, in near rows (1 - lam) (1 - p/m), which keeps their digits: a constant
-    apart.
-    """
+    """p phi(log m/p); score -(1 - lam) p/m, in near rows plus 1 - lam, which keeps their digits."""
     share = 1 - param
     u, _ = log_mixture(share, v)
     mixture = param * p + share * q

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from kdfast import backend
 from kdfast.ops._bspline import EXTRAPOLATIONS, basis_definition, check_degree, check_knots, check_points
+from kdfast.ops._fake import register_fake
 from kdfast.ops._function import Function
 
 
@@ -87,5 +88,4 @@ def _fake(x, grid, degree, derivative, extrapolation):
     return x.new_empty((x.size(0), x.size(1), grid.size(1) - degree - 1))
 
 
-if backend.reason_against("native", "cpu") is None:
-    torch.library.register_fake("kdfast::bspline_basis", _fake)
+register_fake("bspline_basis", _fake)

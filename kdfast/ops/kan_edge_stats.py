@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdfast import backend
+from kdfast.ops._fake import register_fake
 from kdfast.ops._function import Function
 from kdfast.ops._kan import Layer, check_layer, compute_type, weights
 from kdfast.ops.bspline_basis import basis_rows, bspline_basis_reference
@@ -143,6 +144,5 @@ def _fake_backward(
     return fake_grads(x, coef, scale, base_weight, wanted=3)
 
 
-if backend.reason_against("native", "cpu") is None:
-    torch.library.register_fake("kdfast::kan_edge_stats", _fake)
-    torch.library.register_fake("kdfast::kan_edge_stats_backward", _fake_backward)
+register_fake("kan_edge_stats", _fake)
+register_fake("kan_edge_stats_backward", _fake_backward)

@@ -28,8 +28,8 @@ CALLED = {"student": "student alone", "distilled": "distilled student"}
 
 
 def group(stage: str) -> str:
-    """The stage's name without its seed: "student-1" -> "student"."""
-    return re.sub(r"-\d+$", "", stage)
+    """The stage's name without fold and seed: "student-1", "student-0-1" -> "student"."""
+    return re.sub(r"(-\d+)+$", "", stage)
 
 
 def called(name: str) -> str:

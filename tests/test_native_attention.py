@@ -1,0 +1,71 @@
+"""attention_masks' CUDA kernels, on the emulated device, against the definition."""
+
+import pytest
+import torch
+from feature_checks import noise
+from native import attention_runs as runs
+
+from kdfast.ops.attention_masks import attention_masks_reference
+
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+ROUNDING = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 8e-3, torch.float16: 2e-3}
+LAYOUTS = {
+    "maps": lambda x: x,
+    "channels last": lambda x: x.mT.contiguous().mT,
+    "apart": lambda x: torch.cat([x, x], 2)[..., ::2],
+}
+# B, d, N, L, M: around a tile of 64 (32 in float64), chunks of 16 to 128 channels.
+SHAPES = ((1, 1, 1, 1, 1), (2, 9, 35, 20, 3), (1, 19, 33, 66, 19), (1, 33, 65, 64, 40), (1, 130, 8, 9, 2))
+
+
+def agree(ours, expected, dtype):
+    assert not ours.isnan().any()
+    atol = ROUNDING[dtype] * float(expected.abs().max()) + 1e-12
+    torch.testing.assert_close(ours.double(), expected.double(), rtol=ROUNDING[dtype], atol=atol)
+
+
+def inputs(shape, dtype, layout="maps"):
+    batch, width, queries, keys, masks = shape
+    sizes = ((batch, width, queries), (batch, width, keys), (batch, masks, keys))
+    return [LAYOUTS[layout](noise(size, dtype, seed)) for seed, size in enumerate(sizes)]
+
+
+def check(native, x, **options):
+    """Results and gradients against float64."""
+    dtype = x[0].dtype
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    leaves = [t.double().clone().requires_grad_() for t in x]
+    expected = attention_masks_reference(*leaves, **options)
+    ups = [noise(t.shape, wide, 7 + i) for i, t in enumerate(expected)]
+    grads = torch.autograd.grad(expected, leaves, [u.double() for u in ups])
+    out, mean, lse = runs.attention_masks(native, *x, **options)
+    agree(out, expected[0].detach(), wide), agree(mean, expected[1].detach(), wide)
+    ours = runs.attention_masks_backward(native, *ups, out, lse, x, **options)
+    for grad, truth in zip(ours, grads, strict=True):
+        agree(grad, truth, dtype)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "x".join(map(str, s)))
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
+def test_shapes(native, dtype, shape):
+    check(native, inputs(shape, dtype))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_layouts_and_dtypes(native, dtype, layout):
+    native.set_device(order="shuffled", seed=1)
+    check(native, inputs((1, 5, 20, 18, 3), dtype, layout), scale=0.7)
+
+
+def test_masks(native):
+    x = inputs((3, 6, 21, 18, 4), torch.float32)
+    query_mask = torch.arange(21).remainder(3).ne(1).expand(3, 21).contiguous()
+    key_mask = torch.arange(18).remainder(4).ne(2).repeat(3, 1)
+    key_mask[2] = False
+    check(native, x, query_mask=query_mask, key_mask=key_mask)
+    x[0].masked_fill_(~query_mask.unsqueeze(1), torch.nan)
+    for t in x[1:]:
+        t.masked_fill_(~key_mask.unsqueeze(1), torch.nan)
+    out, mean, _ = runs.attention_masks(native, *x, query_mask=query_mask, key_mask=key_mask)
+    assert not out.isnan().any() and not mean.isnan().any()
