@@ -1,6 +1,4 @@
-"""Runs of attention_masks' CUDA kernels on the emulated device, from torch tensors: what the op does around
-them.
-"""
+"""Runs of the attention CUDA kernels on the emulated device, from tensors: what the ops do around them."""
 
 from __future__ import annotations
 
@@ -48,3 +46,23 @@ def attention_masks_backward(native, grad_out, grad_mean, out, lse, inputs, **op
         **dict(zip(("grad_query", "grad_key", "grad_value"), map(raw, grads), strict=True)),
     )
     return grads
+
+
+def attention_map_kl(native, sq, sk, tq, tk, factor, *, query_mask=None, key_mask=None, with_grad=True):
+    """Row values [B, N] and the gradients of their sum under `factor`."""
+    kind = str(factor.dtype).removeprefix("torch.")
+    value, lse = filled(tuple(factor.shape), kind), filled((2, *factor.shape), kind)
+    grads = (nothing(sq), nothing(sk)) if with_grad else (None, None)
+    native.attention_map_kl(
+        *map(raw, (sq, sk, tq, tk)),
+        student_scale=sq.size(2) ** -0.5,
+        teacher_scale=tq.size(2) ** -0.5,
+        query_mask=raw(query_mask),
+        key_mask=raw(key_mask),
+        factor=raw(factor),
+        value=value,
+        lse=lse,
+        grad_query=raw(grads[0]),
+        grad_key=raw(grads[1]),
+    )
+    return torch.from_numpy(value), *grads
