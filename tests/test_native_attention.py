@@ -1,4 +1,4 @@
-"""attention_masks and attention_map_kl on CUDA, on the emulated device, against the definitions."""
+"""The attention rooms' CUDA kernels, on the emulated device, against the definitions."""
 
 import pytest
 import torch
@@ -122,3 +122,41 @@ def test_map_kl_masks(native):
     key_mask = torch.arange(18).remainder(4).ne(2).repeat(2, 1)
     key_mask[1] = False
     check_map(native, x, query_mask=query_mask, key_mask=key_mask)
+
+
+def check_selection(native, fused, units, valid=None):
+    """Masks, mean and gradients against float64."""
+    leaves = [t.double().clone().requires_grad_() for t in (fused, units)]
+    flat = leaves[0] if valid is None else torch.where(valid.unsqueeze(1), leaves[0], 0)
+    count = fused.size(2) if valid is None else valid.sum(1, keepdim=True).clamp(min=1)
+    spatial, mean = (leaves[1] @ flat).sigmoid(), flat.sum(2) / count
+    if valid is not None:
+        spatial = torch.where(valid.unsqueeze(1), spatial, 0)
+    ups = [noise(x.shape, units.dtype, 5 + i) for i, x in enumerate((spatial, mean))]
+    truth = torch.autograd.grad((spatial, mean), leaves, [u.double() for u in ups])
+    *ours, grad_fused, grad_units = runs.selection_masks(native, fused, units, valid=valid, upstream=ups)
+    for x, y in zip(ours, (spatial, mean), strict=True):
+        agree(x, y.detach(), units.dtype)
+    agree(grad_fused, truth[0], fused.dtype), agree(grad_units, truth[1], units.dtype)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_selection_masks(native, dtype, layout):
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    native.set_device(order="shuffled", seed=1)
+    shapes = ((2, 9, 35, 6),) if layout != "maps" or wide != dtype else ((1, 1, 1, 1), (1, 20, 70, 66))
+    for batch, channels, positions, masks in shapes:
+        fused = LAYOUTS[layout](noise((batch, channels, positions), dtype))
+        check_selection(native, fused, noise((masks, channels), wide, 1) / channels)
+
+
+def test_selection_masks_of_padded_maps(native):
+    fused, units = noise((2, 5, 40), torch.float32), noise((3, 5), torch.float32, 1)
+    valid = torch.arange(40).remainder(3).ne(1).repeat(2, 1)
+    valid[1] = False
+    check_selection(native, fused, units, valid)
+    fused.masked_fill_(~valid.unsqueeze(1), torch.nan)
+    ups = torch.ones(2, 3, 40), torch.ones(2, 5)
+    results = runs.selection_masks(native, fused, units, valid=valid, upstream=ups)
+    assert not any(x.isnan().any() for x in results)

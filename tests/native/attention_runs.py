@@ -66,3 +66,29 @@ def attention_map_kl(native, sq, sk, tq, tk, factor, *, query_mask=None, key_mas
         grad_key=raw(grads[1]),
     )
     return torch.from_numpy(value), *grads
+
+
+def selection_masks(native, fused, units, *, valid=None, upstream=None):
+    """Spatial masks and the map's mean; with `upstream` (of both) also the gradients of map and units."""
+    kind = str(units.dtype).removeprefix("torch.")
+    batch, channels, positions = fused.shape
+    spatial = filled((batch, len(units), positions), kind)
+    mean = filled((batch, channels), kind)
+    count = torch.full((batch,), positions) if valid is None else valid.sum(1).clamp(min=1)
+    shared = {"valid": raw(valid), "share": raw(count.to(units.dtype).reciprocal()), "spatial": spatial}
+    native.selection_masks(raw(fused), raw(units), **shared, mean=mean)
+    results = torch.from_numpy(spatial), torch.from_numpy(mean)
+    if upstream is None:
+        return results
+    grads = nothing(fused), nothing(units)
+    native.selection_masks(
+        raw(fused),
+        raw(units),
+        **shared,
+        grad_spatial=raw(upstream[0]),
+        grad_mean=raw(upstream[1]),
+        grad_fused=raw(grads[0]),
+        grad_units=raw(grads[1]),
+        logit_grad=filled(tuple(spatial.shape), kind),
+    )
+    return *results, *grads
