@@ -19,6 +19,7 @@ from kdfast.recipes.clock_distill import (
     confidences,
     fgd_weights,
     label_embedding_of,
+    plain,
 )
 
 ARCHITECTURES = ("dab_detr", "deformable_detr", "rt_detr")
@@ -372,3 +373,17 @@ def test_bad_options_are_one_line(folder, tmp_path, capsys, more, words):
     assert main(arguments(folder, "--out", str(tmp_path / "out"), *more)) == 2
     err = capsys.readouterr().err
     assert words in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("counts", [(3, 1), (2, 0), (0, 0)])
+def test_plain_form_agrees(pair, counts):
+    """Boxes rasterised one by one, GIoU as a diagonal, layers in a loop."""
+    student, teacher = pair
+    images, mask, boxes, labels = batch(*counts)
+    queries = TargetQueries(3, SMALL["dim"])(boxes, labels)
+    with torch.no_grad():
+        ours, theirs = student.eval()(images, mask, queries), teacher(images, mask, queries)
+    target = [{"boxes": b} for b in boxes]
+    torch.testing.assert_close(plain.memory(ours, theirs, target), MemoryDistillation()(ours, theirs, target))
+    expected = ConsistentLogitDistillation()(ours, theirs)
+    torch.testing.assert_close(plain.logits(ours, theirs), expected, rtol=1e-4, atol=1e-5)

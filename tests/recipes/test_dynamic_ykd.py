@@ -22,6 +22,7 @@ from kdfast.recipes.dynamic_ykd import (
     class_distillation,
     distillation,
     grown,
+    plain,
     region_losses,
     sample,
     select,
@@ -329,7 +330,7 @@ def arguments(folder, *more: str) -> list[str]:
     options |= {"backbone": "mobilenet_v2_0.25", "seeds": 1, "base-epochs": 1, "epochs": 2, "threads": 1}
     options |= {"scenario": "1-1", "sampled": 8, "averages": "[0, 0.5]"}
     flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    flags += ["--proposals", "[20, 10]", "--weights", "null", "--progress", "none", "--masks"]
+    flags += ["--proposals", "[20, 10]", "--weights", "null", "--progress", "none", "--masks", "--joint"]
     return ["distill", "dynamic_ykd", *flags, *more]
 
 
@@ -413,3 +414,9 @@ def test_paper_weights_are_settled_by_the_scenario():
         options = Options(scenario=scenario)
         options.prepare()
         assert (options.classes_weight, options.masks_weight) == expected
+
+
+def test_plain_form_agrees(published):
+    student, teacher, rpn_s, rpn_t = published
+    expected = sum(distillation(student, teacher, rpn_s, rpn_t).values())
+    assert plain.distillation(student, teacher, rpn_s, rpn_t).item() == pytest.approx(expected.item())
