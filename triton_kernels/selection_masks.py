@@ -1,5 +1,5 @@
-"""selection_masks on tensor cores: masks of a tile of positions, the map's gradient, and the units' gradient by
-parts of the positions. The equations are in csrc/selection_masks.h.
+"""selection_masks on tensor cores: masks of a tile of positions, the map's gradient, and the units' gradient
+by parts of the positions. The equations are in csrc/selection_masks.h.
 """
 
 import torch
