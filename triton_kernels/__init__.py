@@ -10,7 +10,10 @@ if __name__ != "kdfast.triton_kernels":
     )
 
 from . import (
+    bspline_basis,
     js_div,
+    kan_edge_stats,
+    kan_linear,
     kl_div,
     nd_loss,
     normalized_mse,
@@ -22,7 +25,10 @@ from . import (
 )
 
 __all__ = [
+    "bspline_basis",
     "js_div",
+    "kan_edge_stats",
+    "kan_linear",
     "kl_div",
     "nd_loss",
     "normalized_mse",
