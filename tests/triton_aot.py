@@ -20,7 +20,18 @@ from pathlib import Path
 
 import torch
 import triton
-from kdfast.triton_kernels import divergence, nd_loss, normalized_mse, rows, scale_grad, weighted_mse
+from kdfast.triton_kernels import (
+    bspline_basis,
+    divergence,
+    kan,
+    kan_edge_stats,
+    kan_linear,
+    nd_loss,
+    normalized_mse,
+    rows,
+    scale_grad,
+    weighted_mse,
+)
 from kdfast.triton_kernels.divergence_kernels import total_kernel
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
@@ -105,6 +116,27 @@ def compile_features(compiler: Compiler) -> None:
     weighted_mse.weighted_mse(x, x, meta(8, 4096), meta(8, 256), None, True)
 
 
+def compile_kan(compiler: Compiler) -> None:
+    """The layer by both plans, cubic; its statistics; the basis."""
+
+    def layer(intervals: int) -> tuple:
+        x, knots = meta(4096, 256), meta(256, intervals + 7)
+        edges = meta(256, 256, intervals + 3), knots, 3, meta(256, 256), meta(256, 256), 0
+        return x, *edges
+
+    for name, intervals in (("dense", 5), ("local", 64)):
+        compiler.case = f"4096x256-256-G{intervals}"
+        made = kan.layer_of(*layer(intervals))
+        assert kan.plan(made) == name
+        kan_linear.kan_linear(*layer(intervals))
+        kan_linear.kan_linear_backward(meta(4096, 256), *layer(intervals), 3)
+    compiler.case = "4096x256-256-G5"
+    edges = [meta(256, 256) for _ in range(4)]
+    kan_edge_stats.kan_edge_stats(*layer(5))
+    kan_edge_stats.kan_edge_stats_backward(*edges, *layer(5))
+    bspline_basis.bspline_basis(meta(4096, 256), meta(256, 12), 3, 0, 0)
+
+
 def usage(kernel) -> dict[str, int]:
     """Registers a thread, shared memory in bytes, spilled bytes a thread."""
     if "cubin" in kernel.asm:
@@ -143,6 +175,7 @@ def measure(target: str) -> dict[str, dict[str, int]]:
             module.launch = compiler
     compile_divergences(compiler)
     compile_features(compiler)
+    compile_kan(compiler)
     missing = all_kernels() - {name.split()[-1] for name in compiler.compiled}
     assert not missing, f"no call compiles {', '.join(sorted(missing))}"
     return {name: usage(kernel) for name, kernel in compiler.compiled.items()}

@@ -19,10 +19,10 @@ from torch import Tensor
 from .bspline import compute_type, knots_of
 
 # The most bases of a feature for which the dense plan is taken. A matrix unit does 8 to 16 times the
-# operations of the other units, and the local plan needs (G + K) / (K + 1) times fewer, so only with many bases
-# does it win. Set by this count: there is no record of a GPU yet.
+# operations of the others, and the local plan needs (G + K) / (K + 1) times fewer, so it wins with many bases
+# only. Set by this count: there is no record of a GPU yet.
 DENSE_UP_TO = {torch.float32: 32, torch.float64: 16}
-COLUMNS = 64  # (feature, base) pairs of a dense tile
+COLUMNS = 32  # (feature, base) pairs of a dense tile
 
 
 class Layer(NamedTuple):

@@ -15,7 +15,7 @@ from .kan import COLUMNS, LAYER, Layer, fake_grads, layer_of, plan, precision, s
 from .launch import launch
 from .library import define
 
-SAMPLES, OUT = 64, 64  # of a tile
+SAMPLES, OUT = 32, 64  # of a tile
 SPLIT = 4096  # samples of a part of the weights' gradient
 PARTS = 64  # at most
 
@@ -26,7 +26,7 @@ def dense_tile(
     DEGREE: tl.constexpr, ORDER: tl.constexpr, EXTRAPOLATION: tl.constexpr, TYPE: tl.constexpr,
     FEATURES: tl.constexpr, BASES: tl.constexpr,
 ):  # fmt: skip
-    """B or B' [samples s, columns] of the features from `first` on; their rows of W; which columns are real."""
+    """B or B' [samples s, columns] of the features from `first` on; rows of W; whether columns are real."""
     column = tl.arange(0, FEATURES * BASES)
     feature, m = first + column // BASES, column % BASES
     real = (feature < features) & (m < bases)
@@ -186,7 +186,7 @@ def _constants(layer: Layer, dense: bool) -> dict:
         "TYPE": NUMBER[layer.compute],
         "SAMPLES": SAMPLES,
         "OUT": max(16, min(OUT, triton.next_power_of_2(layer.out))),
-        "num_warps": 4,
+        "num_warps": 8,
     }
     if not dense:
         return constants | {"KNOTS": triton.next_power_of_2(layer.knots.size(1))}
