@@ -56,14 +56,13 @@ def made(device: str, samples: int, out: int, grid: torch.Tensor, degree: int, e
     return [t if t is None else t.to(device) for t in (x, coef, *weights)]
 
 
-@pytest.mark.parametrize("degree", range(6))
-@pytest.mark.parametrize("name", ["N", "R"])
+@pytest.mark.parametrize(("degree", "name"), [(0, "N"), (1, "R"), (2, "N"), (3, "R"), (4, "N"), (5, "R")])
 @pytest.mark.parametrize("extrapolation", range(3))
 def test_basis_and_its_derivatives(device, degree, name, extrapolation):
     grid = layer_grid(name, degree).to(device)
     x = made(device, 40, 1, grid.cpu(), degree)[0]
     x[30, 0], x[31, 1], x[32, 2] = float("nan"), float("inf"), -float("inf")
-    for order in range(degree + 2):
+    for order in (0, 1, degree + 1):
         truth = basis_rows(x, grid, degree, order, extrapolation, "reference")
         got = basis_rows(x, grid, degree, order, extrapolation, "triton")
         torch.testing.assert_close(got, truth, rtol=1e-11, atol=1e-11, equal_nan=True)
@@ -71,7 +70,7 @@ def test_basis_and_its_derivatives(device, degree, name, extrapolation):
 
 @pytest.mark.parametrize("plan", ["dense", "local"])
 @pytest.mark.parametrize(("degree", "name", "extrapolation"), [
-    (0, "N", "zero"), (1, "R", "linear"), (2, "N", "clamp"), (3, "R", "zero"), (4, "N", "linear"),
+    (0, "N", "zero"), (1, "R", "linear"), (3, "N", "clamp"),
 ])  # fmt: skip
 def test_linear_by_both_plans(device, plan, degree, name, extrapolation, monkeypatch):
     from kdfast.triton_kernels import kan
@@ -80,9 +79,9 @@ def test_linear_by_both_plans(device, plan, degree, name, extrapolation, monkeyp
     monkeypatch.setattr(kan, "DENSE_UP_TO", dict.fromkeys(kan.DENSE_UP_TO, most))
     grid = layer_grid(name, degree).to(device)
     options = {"grid": grid, "degree": degree, "extrapolation": extrapolation}
-    samples = 70 if plan == "dense" else 20
-    agree(linear, made(device, samples, 5, grid.cpu(), degree), **options)
-    agree(linear, made(device, 1, 70, grid.cpu(), degree, edges=False), **options)
+    agree(linear, made(device, 40 if plan == "dense" else 9, 5, grid.cpu(), degree), **options)
+    if degree == 3:
+        agree(linear, made(device, 1, 70, grid.cpu(), degree, edges=False), **options)
 
 
 @pytest.mark.parametrize(("degree", "name", "extrapolation"), [
@@ -91,8 +90,9 @@ def test_linear_by_both_plans(device, plan, degree, name, extrapolation, monkeyp
 def test_edge_statistics(device, degree, name, extrapolation):
     grid = layer_grid(name, degree).to(device)
     options = {"grid": grid, "degree": degree, "extrapolation": extrapolation}
-    agree(stats, made(device, 70, 5, grid.cpu(), degree), **options)
-    agree(stats, made(device, 1, 34, grid.cpu(), degree, edges=False), **options)
+    agree(stats, made(device, 40, 5, grid.cpu(), degree), **options)
+    if degree == 1:
+        agree(stats, made(device, 1, 34, grid.cpu(), degree, edges=False), **options)
 
 
 @pytest.mark.parametrize("case", [("U", 3, 1.2), ("R", 2, 1.2)])
