@@ -92,7 +92,7 @@ class DhoStudy:
             self._test(f"student-{seed}", alone)
         outputs = None
         if self.options.teacher_view == "plain" or self.options.augment == "none":
-            outputs = teacher.logits(self.teacher.embeddings("train"))
+            outputs = teacher.logits(self.teacher.embeddings("train")).cpu()
         heads = {"single": SingleHead} if self.options.single_head else {}
         for name, head in (heads | {"distilled": None}).items():
             build = partial(self._distiller, head, teacher, len(rows))
@@ -137,7 +137,7 @@ class DhoStudy:
     def _test_teacher(self, teacher: Any, seed: int) -> None:
         def compute() -> float:
             guesses = teacher.logits(self.teacher.embeddings("test")).argmax(1)
-            return float((guesses == self.targets["test"]).double().mean())
+            return float((guesses.cpu() == self.targets["test"]).double().mean())
 
         score = self.out.result(f"teacher-{seed}-test", compute)
         self.scores["teacher"].append(score)

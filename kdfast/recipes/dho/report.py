@@ -22,7 +22,7 @@ def write_report(study: DhoStudy, share: dict[str, Any]) -> None:
     """Write OUT/report.html."""
     images, out = study.images, study.out
     report = Report("Dual-head optimization with few labels", subtitle=f"{images.source} · {out.path}")
-    sizes = {name: sections.size(net, images.example()) for name, net in study.networks.items()}
+    sizes = {name: sections.size(net.cpu(), images.example()) for name, net in study.networks.items()}
     sections.add_scores(report, study.scores, "test accuracy", sizes, note=_note(study))
     sections.add_curves(report, out, "val_accuracy", "Validation accuracy", ylabel="accuracy", percent=True,
                         note="During training with alpha = beta = 0.5.")  # fmt: skip
