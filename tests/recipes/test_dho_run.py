@@ -12,7 +12,10 @@ import torch
 from torch.utils.data import TensorDataset
 
 from kdfast.cli import main
-from kdfast.recipes.dho import UNLABELED, DualHead, HeadedStudent, SingleHead
+from kdfast.recipes import dho
+from kdfast.recipes.common.folder import RunFolder
+from kdfast.recipes.common.parse import parse
+from kdfast.recipes.dho import UNLABELED, DualHead, HeadedStudent, SingleHead, recipe
 from kdfast.recipes.dho.batches import PairBatches, PartlyLabeled
 from kdfast.recipes.dho.calibration import calibration_error, reliability
 from kdfast.recipes.dho.teacher import Prepare
@@ -268,3 +271,16 @@ def test_bad_input_is_one_line(arguments, sentence, clip, tmp_path, capsys):
     assert main(["distill", "dho", *given]) == 2
     err = capsys.readouterr().err
     assert sentence in err and err.strip().count("\n") == 0, err
+
+
+def test_measuring_the_share_leaves_the_student_alone(straight, clip, monkeypatch):
+    """The steps that are timed must not move the batch norms' statistics, which the report looks at next."""
+    arguments = [*SMALL, "--teacher", clip, "--teacher-view", "plain", "--tip-adapter", "--tip-views", "2"]
+    options, _ = parse("dho", dho, arguments)
+    study = recipe.DhoStudy(options, RunFolder.open(straight))
+    study.seed(0)
+    before = {key: value.clone() for key, value in study.networks["distilled"].state_dict().items()}
+    monkeypatch.setattr(study.out, "result", lambda name, compute: compute())
+    study.share()
+    after = study.networks["distilled"].state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)

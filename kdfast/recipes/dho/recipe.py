@@ -196,10 +196,16 @@ class DhoStudy:
         target = self.images.labels[:count].clone()
         target[count // 2 :] = UNLABELED
         made = self.first.to(device).train()
+        before = copy.deepcopy(made.state_dict())  # the measured steps move the batch norms' statistics
         terms = {
             term.name: partial(plain_kl, term.loss.labeled, self.options.temperature) for term in made.terms
         }
-        return self.out.result("loss-share", lambda: measure_share(made, (pixels,), target.to(device), terms))
+        found = self.out.result(
+            "loss-share", lambda: measure_share(made, (pixels,), target.to(device), terms)
+        )
+        made.load_state_dict(before)
+        made.cpu().eval()
+        return found
 
 
 def plain_kl(

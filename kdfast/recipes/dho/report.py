@@ -58,7 +58,7 @@ def _add_heads(report: Report, study: DhoStudy) -> None:
     chosen = "fixed by the options" if study.options.alpha != -1 else "chosen on the validation images"
     note = f"Test accuracy of each head and of their mixture; alpha and beta {chosen}."
     columns = ("seed", "alpha", "beta", "supervised", "distillation", "mixed")
-    report.table("The two heads", columns, rows, half=True, note=note)
+    report.table("The two heads", columns, rows, note=note)
 
 
 def _add_grid(report: Report, study: DhoStudy) -> None:
