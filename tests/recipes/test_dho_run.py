@@ -13,6 +13,8 @@ from torch.utils.data import TensorDataset
 
 from kdfast.cli import main
 from kdfast.recipes import dho
+from kdfast.recipes.common import builtin_images
+from kdfast.recipes.common.data import DataUnavailable
 from kdfast.recipes.common.folder import RunFolder
 from kdfast.recipes.common.parse import parse
 from kdfast.recipes.dho import UNLABELED, DualHead, HeadedStudent, SingleHead, recipe
@@ -284,3 +286,14 @@ def test_measuring_the_share_leaves_the_student_alone(straight, clip, monkeypatc
     study.share()
     after = study.networks["distilled"].state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_without_debian_the_animals_serve(monkeypatch, capsys):
+    def fails(*_):
+        raise DataUnavailable("no apt-get")
+
+    monkeypatch.setattr(builtin_images, "load", fails)
+    options = recipe.Options()
+    options.prepare()
+    assert (options.data, options.teacher, options.teacher_view) == ("animals", "mobilenet", "plain")
+    assert capsys.readouterr().out.count("\n") == 1
