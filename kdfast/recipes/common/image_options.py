@@ -45,7 +45,10 @@ class ImageOptions(RunOptions):
     """the same"""
 
     pretrained: bool = False
-    """begin with the weights that timm or torchvision download for the names"""
+    """the teacher begins with the weights that timm or torchvision download for its name"""
+
+    student_pretrained: bool = False
+    """the students too"""
 
     teacher_epochs: int = 10
     """passes of the teacher over the training images; 0 takes its weights (NAME@WEIGHTS) as they are"""
