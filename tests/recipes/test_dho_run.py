@@ -240,8 +240,8 @@ def test_clip_student_with_aligned_text_heads(clip, tmp_path):
     out = tmp_path / "out"
     arguments = [*SMALL, "--student", clip, "--teacher", clip, "--align-kd", "--init-text", "--epochs", "1"]
     arguments += ["--no-baseline", "--no-single-head", "--alpha", "0.5", "--beta", "0.5", "--unit-weights"]
-    arguments += "--precision bf16-mixed --teacher-precision bfloat16 --teacher-view same".split()
-    arguments += "--shots 2 --separate".split()
+    arguments += ["--precision", "bf16-mixed", "--teacher-precision", "bfloat16", "--teacher-view", "same"]
+    arguments += ["--shots", "2", "--separate"]
     assert main(["distill", "dho", *arguments, "--out", str(out)]) == 0
     assert json.loads((out / "checkpoint" / "distilled-0-test.json").read_text())["alpha"] == 0.5
 
