@@ -20,8 +20,8 @@ class ImageOptions(RunOptions):
     """Data, networks and training of image classifiers; a recipe sets its own defaults."""
 
     data: str = "mnist"
-    """mnist, digits, animals or elpv (built in), or a folder: CIFAR's python files, CLASS/*.jpg, or train/
-    and val/ (ImageNet)"""
+    """mnist, digits, animals, elpv or stamps (built in), or a folder: CIFAR's python files, CLASS/*.jpg, or
+    train/ and val/ (ImageNet)"""
 
     label_share: float = 1.0
     """share of the training labels that the students get, drawn class by class by the student's seed"""

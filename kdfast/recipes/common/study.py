@@ -201,8 +201,12 @@ class Study:
         note: str = "",
         plain: Mapping[str, Callable[..., Tensor]] | None = None,
         share_note: str = "",
+        more: Callable[[Report], None] | None = None,
     ) -> Report:
-        """Scores, curves, terms, step times, the loss's share and the settings; not yet written."""
+        """Scores, curves, terms, step times, the loss's share and the settings; not yet written.
+
+        more: adds the recipe's own sections, before the settings.
+        """
         images, out = self.images, self.out
         report = Report(title, subtitle=f"{images.source} · {out.path}")
         if text:
@@ -219,6 +223,8 @@ class Study:
         if plain is not None:
             first = next(iter(self.distillers))
             sections.add_loss_share(report, self.share(first, plain), note=share_note)
+        if more is not None:
+            more(report)
         sections.add_settings(report, self.options)
         return report
 

@@ -174,8 +174,8 @@ def run(options: Options, out: RunFolder) -> None:
         "Norm and direction: " + ", ".join(options.methods()), text=_text(options),
         plain=None if deit else plain,
         share_note="With few classes a call costs more than its arithmetic; see kdfast bench nd_loss.",
+        more=lambda report: add_norms(report, study),
     )  # fmt: skip
-    add_norms(report, study)
     report.write(out)
 
 

@@ -40,7 +40,7 @@ def support2() -> Study:
     kept, findings, total = apply_rules("support2", table.lazy(), [lost])
     table = kept.with_columns(pl.col("crea").round(3)).collect()  # stored as float32: 0.0999... is 0.1
     nameless = int(table["race"].is_null().sum())
-    findings.append(Finding("support2", "have no race, taken as unknown", nameless, len(table), "note"))
+    findings.append(Finding("support2", "have no race, taken as unknown", nameless, len(table), "kept"))
     race = pl.col("race").fill_null("unknown")
     people = table.select(
         patient_id="sno", female=pl.col("sex") == "female", race=race, black=race == "black", age="age"
@@ -103,7 +103,7 @@ def uci_ckd() -> Study:
     for column, (low, high) in UCI_LIMITS.items():
         outside = table[column].is_not_null() & ~table[column].is_between(low, high)
         problem = f"have a {column} outside {low:g} to {high:g}, taken as missing"
-        findings.append(Finding("uci_ckd", problem, int(outside.sum()), len(table)))
+        findings.append(Finding("uci_ckd", problem, int(outside.sum()), len(table), "kept"))
         table = table.with_columns(pl.when(~outside).then(column).alias(column))
     people = table.select(patient_id="id", age="age")
     columns = [(Feature("age", "demographics", "years"), table["age"].to_numpy())]
