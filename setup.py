@@ -43,6 +43,17 @@ def cmake_program() -> str:
     return os.path.join(CMAKE_BIN_DIR, "cmake")
 
 
+def put_in_place(built: Path, package: Path) -> None:
+    """By renaming, so that a process that has an old library open keeps it whole."""
+    package.mkdir(parents=True, exist_ok=True)
+    for name in BUILT:
+        if (built / name).exists():
+            shutil.copy2(built / name, package / f"{name}.new")
+            os.replace(package / f"{name}.new", package / name)
+        else:  # of an earlier build
+            (package / name).unlink(missing_ok=True)
+
+
 class CMakeBuild(build_ext):
     """Builds with CMake and installs into the package: the source tree's own if editable or in place."""
 
@@ -59,10 +70,11 @@ class CMakeBuild(build_ext):
         for command in (
             ["--log-level=NOTICE", "-S", str(ROOT), "-B", str(build), "-G", "Ninja", *options],
             ["--build", str(build), *jobs],
-            ["--install", str(build), "--prefix", str(package_root), "--strip"],
+            ["--install", str(build), "--prefix", str(build / "install"), "--strip"],
         ):
             if subprocess.run([cmake, *command], env=environment).returncode:
                 sys.exit("kdfast: the build failed; the reason is above")
+        put_in_place(build / "install" / "kdfast", package_root / "kdfast")
 
     def get_outputs(self) -> list[str]:
         folder = (ROOT if self.inplace or self.editable_mode else Path(self.build_lib)) / "kdfast"

@@ -83,11 +83,13 @@ def plot(table: list[dict[str, object]]) -> None:
     dtypes = sorted({str(row["dtype"]) for row in table}, reverse=True)
     figure, axes = plt.subplots(1, len(dtypes), figsize=(10, 4), sharey=True)
     for axis, dtype in zip(axes, dtypes, strict=True):
-        for name in dict.fromkeys(str(row["provider"]) for row in table):
+        names = dict.fromkeys(str(row["provider"]) for row in table)
+        for name, style in zip(
+            names, ("o-", "s-", "^--", "x:"), strict=False
+        ):  # lines may lie on one another
             points = [row for row in table if row["provider"] == name and row["dtype"] == dtype]
-            axis.loglog(
-                [float(p["kl"]) for p in points], [float(p["error"]) for p in points], "o-", label=name
-            )
+            kl, error = ([float(p[key]) for p in points] for key in ("kl", "error"))
+            axis.loglog(kl, error, style, label=name, markerfacecolor="none")
         axis.invert_xaxis()
         axis.set(title=dtype, xlabel="KL(p || q) of a row")
         axis.grid(alpha=0.3)

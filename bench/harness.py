@@ -3,8 +3,8 @@
 A Case has providers: functions that do one training step's worth of an op (forward and backward). Every round
 runs them all, one after the other, so that a machine that slows down slows all of them; kdfast itself is what
 pytest-benchmark times, the others are timed in each round's setup. What counts is the median over ROUNDS
-rounds of the ratio within a round, of the best of RUNS runs. Before anything is timed, every provider's
-gradient is
+rounds of the ratio within a round, of the best of RUNS runs. A step of less than SHORT seconds is repeated
+until it has taken that long, as in a training loop. Before anything is timed, every provider's gradient is
 compared with float64: a wrong one is shown as wrong.
 """
 
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 ROUNDS, RUNS = 15, 3
+SHORT = 2e-3
 WRONG = 0.05
 RECORDS: list[dict[str, Any]] = []
 
@@ -53,12 +54,19 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def seconds(step: Callable[[], Any]) -> float:
+def seconds(step: Callable[[], Any], repeats: int = 1) -> float:
+    """Of one step, the mean of `repeats` in a row."""
     synchronize()
     begin = time.perf_counter()
-    step()
+    for _ in range(repeats):
+        step()
     synchronize()
-    return time.perf_counter() - begin
+    return (time.perf_counter() - begin) / repeats
+
+
+def repeats(step: Callable[[], Any]) -> int:
+    """How many steps take SHORT seconds; 1 for longer ones."""
+    return max(1, int(SHORT / min(seconds(step) for _ in range(3))))
 
 
 def relative_error(gradient: Tensor, truth: Tensor) -> float:
@@ -93,13 +101,8 @@ def copy_bandwidth(bytes_moved: int) -> float:
     elements = max(bytes_moved // 8, 1024)
     source, target = torch.ones(elements, device=device()), torch.empty(elements, device=device())
     target.copy_(source)
-    repeats = max(1, int(2e8 / (elements * 8)))
-
-    def copies() -> None:
-        for _ in range(repeats):
-            target.copy_(source)
-
-    return 8 * elements * repeats / min(seconds(copies) for _ in range(7))
+    number = max(1, int(2e8 / (elements * 8)))
+    return 8 * elements / min(seconds(lambda: target.copy_(source), number) for _ in range(7))
 
 
 def _usable(provider: Provider, truth: Tensor | None) -> tuple[bool, dict[str, Any]]:
@@ -119,13 +122,14 @@ def _usable(provider: Provider, truth: Tensor | None) -> tuple[bool, dict[str, A
 def _run(benchmark: Any, ours: Provider, others: list[Provider]) -> dict[str, list[float]]:
     """ROUNDS rounds, interleaved."""
     times: dict[str, list[float]] = {p.name: [] for p in (ours, *others)}
+    number = {p.name: repeats(p.step) for p in (ours, *others)}
 
     def setup() -> None:
         for other in others:
-            times[other.name].append(seconds(other.step))
+            times[other.name].append(seconds(other.step, number[other.name]))
 
     def step() -> None:
-        times[ours.name].append(seconds(ours.step))
+        times[ours.name].append(seconds(ours.step, number[ours.name]))
 
     if benchmark is None:
         for _ in range(ROUNDS):

@@ -116,14 +116,17 @@ def _check_name(name: str) -> None:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
 
 
-def _asked_by_environment() -> str | None:
-    name = os.environ.get("KDFAST_BACKEND", "")
-    if name not in ("", "auto", *BACKENDS):
+# Checked where it is used, so that a slip in the environment is a sentence and not a failing import.
+_asked: str | None = os.environ.get("KDFAST_BACKEND") or None
+if _asked == "auto":
+    _asked = None
+
+
+def check_environment() -> None:
+    """Raises ValueError where KDFAST_BACKEND names no backend."""
+    name = os.environ.get("KDFAST_BACKEND") or "auto"
+    if name not in ("auto", *BACKENDS):
         raise ValueError(f"KDFAST_BACKEND must be one of {', '.join(BACKENDS)}, or unset, got {name!r}")
-    return None if name in ("", "auto") else name
-
-
-_asked: str | None = _asked_by_environment()
 
 
 def _choose(device: str, op: str) -> str:
@@ -144,6 +147,8 @@ def of(x: Tensor, op: str = "") -> str:
     the backend that was asked for cannot run it: an explicit choice never falls back.
     """
     if _asked is not None:
+        if _asked not in BACKENDS:
+            check_environment()
         reason = reason_against(_asked, x, op)
         if reason is not None:
             raise RuntimeError(

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from kdfast import backend
 from kdfast.recipes.common.errors import FULL_DISK, Interrupted, UserError, why
 
 
@@ -75,6 +76,8 @@ def _dispatch(arguments: list[str]) -> int:
         "--check", action="store_true", help="compute every op on every backend; exit 1 if one is wrong"
     )
     commands.add_parser("class-means", help="build a teacher's class means for nd_loss", add_help=False)
+    if arguments[:1] in (["distill"], ["class-means"]):
+        backend.check_environment()
     if arguments[:1] == ["distill"]:
         return _distill(arguments[1:])
     if arguments[:1] == ["class-means"]:
@@ -84,6 +87,7 @@ def _dispatch(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     if given.version:
         return _version()
+    backend.check_environment()
     if given.command == "bench":
         return _bench(given.ops)
     if given.command == "info":

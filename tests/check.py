@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-VALUE_EPS = {torch.float64: 1e-13}  # 3e-7 otherwise: values are float32
+VALUE_EPS = {torch.float64: 1e-13}  # 6e-7 otherwise, 5 units of float32: sums of p and q are 1 to one each
 EPS = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 2e-3, torch.float16: 4e-4}
 SIZES = (1, 7, 8, 9, 255, 256, 257, 1000)
 ROWS = (0, 1, 3)
@@ -140,7 +140,7 @@ def check_op(function: Callable, reference: Callable, cases: Iterator[Case], dev
             assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32), case.name
             assert value.shape == true_values[i].shape, f"{case.name}: shape {value.shape}"
             assert torch.equal(value, again[i]), f"{case.name}: two runs differ"
-            eps = VALUE_EPS.get(dtype, 3e-7)
+            eps = VALUE_EPS.get(dtype, 6e-7)
             within(f"{case.name}: value {i}", value, plain_values[i], true_values[i], eps, case.rounding)
         for i, grad in enumerate(grads):
             assert grad.dtype == case.inputs[i].dtype and grad.shape == case.inputs[i].shape, case.name

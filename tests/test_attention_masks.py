@@ -1,5 +1,7 @@
 """attention_masks: cross-attention of narrow values and the attention map's mean."""
 
+import os
+
 import pytest
 import torch
 from check import Case, check_op
@@ -53,19 +55,15 @@ def test_the_definition_agrees_with_sums_of_exponentials():
 
 
 def cases(dtype):
-    def case(name, shape, to=lambda x: x, spread=1.0, **keywords):
-        return Case(name, tuple(map(to, inputs(*shape, dtype, spread))), (), keywords, 1e-12)
+    rounding = 1e-12 if dtype == torch.float64 else 1e-7  # of the logits' gradient, where A (P - D) cancels
 
-    for shape in (
-        (0, 4, 3, 3, 2),
-        (1, 1, 1, 1, 1),
-        (2, 9, 35, 35, 19),
-        (1, 128, 247, 247, 6),
-        (2, 19, 70, 33, 3),
-        (1, 64, 17, 130, 20),
-        (3, 32, 65, 64, 1),
-        (1, 130, 9, 300, 7),
-    ):
+    def case(name, shape, to=lambda x: x, spread=1.0, **keywords):
+        return Case(name, tuple(map(to, inputs(*shape, dtype, spread))), (), keywords, rounding)
+
+    shapes = ((0, 4, 3, 3, 2), (1, 1, 1, 1, 1), (2, 9, 35, 35, 19), (1, 130, 9, 65, 70))
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        shapes += ((1, 128, 247, 247, 6), (2, 19, 70, 33, 3), (1, 64, 17, 130, 20), (3, 32, 65, 64, 1))
+    for shape in shapes:
         yield case("x".join(map(str, shape)), shape)
     yield case("scale", (2, 8, 20, 30, 5), scale=0.7)
     yield case("peaky", (2, 16, 40, 50, 5), spread=5.0)
@@ -130,15 +128,33 @@ def test_what_is_dropped_is_harmless(place):
     assert not nothing[0].any() and not nothing[1].any()
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 1, 1, 2), (2, 4, 5, 7, 3), (1, 2, 13, 19, 2)], ids=str)
+# Triton's interpreter takes a tenth of a second a call, and gradcheck makes hundreds.
+GRADCHECK_SHAPES = ((1, 3, 1, 1, 2), (1, 2, 3, 2, 2))
+if os.environ.get("TRITON_INTERPRET") != "1":
+    GRADCHECK_SHAPES += ((2, 4, 5, 7, 3), (1, 2, 13, 19, 2))
+
+
+@pytest.mark.parametrize("shape", GRADCHECK_SHAPES, ids=str)
 def test_gradcheck(place, shape):
     query_mask, key_mask = (x.to(place) for x in masks_of(shape[0], shape[2], shape[3]))
-    if shape[2] > 1:
-        gradcheck(
-            lambda q, k, v: KF.attention_masks(q, k, v, query_mask=query_mask, key_mask=key_mask),
-            *(x.to(place) for x in inputs(*shape)),
-        )
-    gradcheck(KF.attention_masks, *(x.to(place) for x in inputs(*shape)))
+    masks = {"query_mask": query_mask, "key_mask": key_mask} if shape[2] > 1 else {}
+    inputs_here = [x.to(place) for x in inputs(*shape)]
+    gradcheck(lambda q, k, v: KF.attention_masks(q, k, v, **masks), *inputs_here)
+    if masks and os.environ.get("TRITON_INTERPRET") != "1":
+        gradcheck(KF.attention_masks, *inputs_here)
+
+
+def test_the_ops_keep_torch_rules(need):
+    """Schema, fake kernels, autograd registration and AOT dispatch of the raw ops."""
+    need.backend("native", op=OP)
+    q, k, v = inputs(2, 5, 12, 9, 3, torch.float32)
+    query_mask, key_mask = masks_of(2, 12, 9)
+    share = query_mask.sum(1).float().reciprocal()
+    rest = (0.5, query_mask, share, key_mask)
+    torch.library.opcheck(torch.ops.kdfast.attention_masks.default, (q, k, v, *rest))
+    out, mean, lse = torch.ops.kdfast.attention_masks(q, k, v, *rest)
+    backward = torch.ops.kdfast.attention_masks_backward.default
+    torch.library.opcheck(backward, (out, mean, out, lse, q, k, v, *rest))
 
 
 def test_with_pytorch(place):

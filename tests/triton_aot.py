@@ -20,7 +20,12 @@ from pathlib import Path
 
 import torch
 import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime.driver import driver
+
+from kdfast import triton_kernels
 from kdfast.triton_kernels import (
+    attention_masks,
     bspline_basis,
     divergence,
     kan,
@@ -30,13 +35,10 @@ from kdfast.triton_kernels import (
     normalized_mse,
     rows,
     scale_grad,
+    selection_masks,
     weighted_mse,
 )
 from kdfast.triton_kernels.divergence_kernels import total_kernel
-from triton.backends.compiler import GPUTarget
-from triton.runtime.driver import driver
-
-from kdfast import triton_kernels
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -137,6 +139,21 @@ def compile_kan(compiler: Compiler) -> None:
     bspline_basis.bspline_basis(meta(4096, 256), meta(256, 12), 3, 0, 0)
 
 
+def compile_attention(compiler: Compiler) -> None:
+    """A detector's P3 in bfloat16, and float32 with every mask; forward and backward."""
+    for dtype, masked in ((torch.bfloat16, False), (torch.float32, True)):
+        compiler.case = f"16x128x15200 M=6 {str(dtype)[6:]}" + (" masked" if masked else "")
+        x, value = meta(16, 128, 15200, dtype=dtype), meta(16, 6, 15200, dtype=dtype)
+        flags = meta(16, 15200, dtype=torch.bool) if masked else None
+        rest = (0.088, flags, meta(16) if masked else None, flags)
+        out, mean, lse = attention_masks.attention_masks(x, x, value, *rest)
+        attention_masks.attention_masks_backward(out, mean, out, lse, x, x, value, *rest)
+        compiler.case = f"16x256x15200 M=6 {str(dtype)[6:]}" + (" masked" if masked else "")
+        fused, units, share = meta(16, 256, 15200, dtype=dtype), meta(6, 256), meta(16)
+        spatial, mean = selection_masks.selection_masks(fused, units, flags, share)
+        selection_masks.selection_masks_backward(spatial, mean, spatial, fused, units, flags, share)
+
+
 def usage(kernel) -> dict[str, int]:
     """Registers a thread, shared memory in bytes, spilled bytes a thread."""
     if "cubin" in kernel.asm:
@@ -176,6 +193,7 @@ def measure(target: str) -> dict[str, dict[str, int]]:
     compile_divergences(compiler)
     compile_features(compiler)
     compile_kan(compiler)
+    compile_attention(compiler)
     missing = all_kernels() - {name.split()[-1] for name in compiler.compiled}
     assert not missing, f"no call compiles {', '.join(sorted(missing))}"
     return {name: usage(kernel) for name, kernel in compiler.compiled.items()}

@@ -10,6 +10,7 @@ if __name__ != "kdfast.triton_kernels":
     )
 
 from . import (
+    attention_masks,
     bspline_basis,
     js_div,
     kan_edge_stats,
@@ -19,12 +20,14 @@ from . import (
     normalized_mse,
     reverse_kl_div,
     scale_grad,
+    selection_masks,
     skew_kl_div,
     tv_dist,
     weighted_mse,
 )
 
 __all__ = [
+    "attention_masks",
     "bspline_basis",
     "js_div",
     "kan_edge_stats",
@@ -34,6 +37,7 @@ __all__ = [
     "normalized_mse",
     "reverse_kl_div",
     "scale_grad",
+    "selection_masks",
     "skew_kl_div",
     "tv_dist",
     "weighted_mse",

@@ -25,6 +25,7 @@ def terms(row, s, t, numbers, FORMULA: tl.constexpr, INFINITE: tl.constexpr, REG
     v = tl.where(v < 1e30, v, 1e30)  # also where the class is impossible on both sides: there p = q = 0
     if INFINITE != "student":  # there -inf marks the row, whose sum is then not used
         v = tl.maximum(v, -1e30)
+    near = row[6][:, None, None] == rs.NEARBY
     p = rs.exponential(t, row[2][:, None, None], numbers[0]) * row[3][:, None, None]
     if REGIME == rs.NEARBY:
         d = tl.where(v < 1, p * (v + phi(v)), 0.0)
@@ -33,9 +34,8 @@ def terms(row, s, t, numbers, FORMULA: tl.constexpr, INFINITE: tl.constexpr, REG
         q = rs.exponential(s, row[0][:, None, None], numbers[0]) * row[1][:, None, None]
         d = q - p
         if REGIME == rs.MIXED:
-            near = row[6][:, None, None] == rs.NEARBY
             d = tl.where(near & (v < 1), p * (v + phi(v)), d)
-    value, score = FORMULA(p, q, d, v, numbers[1])
+    value, score = FORMULA(p, q, d, v, near, numbers[1])
     return value, score, q, d, v
 
 

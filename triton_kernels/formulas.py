@@ -1,7 +1,9 @@
 """What the divergences' formulas are made of: Bregman terms and the logarithm of a mixture.
 
-A room's formula is a function (p, q, d, v, param) -> (value, score) of one class, all tensors of the compute
-type: p = softmax(t/T), q = softmax(s/T), d = q - p, v = log q/p (within +-1e30), param = beta or lambda.
+A room's formula is a function (p, q, d, v, near, param) -> (value, score) of one class, tensors of the
+compute type: p = softmax(t/T), q = softmax(s/T), d = q - p, v = log q/p (within +-1e30), param = beta or
+lambda; near says whether the row's two sides are near each other (row_statistics.NEAR), one for all its
+classes.
 `value` is the class's term, never negative. The gradient of the row's value with respect to s/T is d for the
 forward KL, and q (score - sum q score) for every other member: the chain rule through softmax, with the score
 df/dq up to a constant.

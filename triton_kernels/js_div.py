@@ -8,7 +8,7 @@ from .formulas import bregman, log_mixture
 
 
 @triton.jit
-def formula(p: tl.tensor, q: tl.tensor, d: tl.tensor, v: tl.tensor, param: tl.tensor):
+def formula(p: tl.tensor, q: tl.tensor, d: tl.tensor, v: tl.tensor, near: tl.tensor, param: tl.tensor):
     """beta p phi(u) + (1 - beta) q phi(w), u = log m/p, w = log m/q; score -(1 - beta) w.
 
     u - w = v, so one logarithm serves: that of the lighter side's mixture weight, whose difference to v keeps

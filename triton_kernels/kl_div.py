@@ -8,7 +8,7 @@ from .formulas import bregman
 
 
 @triton.jit
-def formula(p: tl.tensor, q: tl.tensor, d: tl.tensor, v: tl.tensor, param: tl.tensor):
+def formula(p: tl.tensor, q: tl.tensor, d: tl.tensor, v: tl.tensor, near: tl.tensor, param: tl.tensor):
     """p phi(log q/p); the gradient is d = q - p, so there is no score."""
     return bregman(p, v, d), d
 

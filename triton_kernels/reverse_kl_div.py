@@ -8,7 +8,7 @@ from .formulas import bregman
 
 
 @triton.jit
-def formula(p: tl.tensor, q: tl.tensor, d: tl.tensor, v: tl.tensor, param: tl.tensor):
+def formula(p: tl.tensor, q: tl.tensor, d: tl.tensor, v: tl.tensor, near: tl.tensor, param: tl.tensor):
     """q phi(log p/q); score log q/p, whose mean under q is the divergence itself."""
     return bregman(q, -v, -d), v
 

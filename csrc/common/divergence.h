@@ -111,16 +111,29 @@ KD_FN Difference<N> difference(N student, N teacher, N shift) {
   return {h - shift, (teacher - kept) - (student - subtracted)};
 }
 
+// e^{(s-m)/T} of one class on both sides, each with its own maximum m.
+template <class N>
+struct Exponentials {
+  N student, teacher;
+};
+
+template <class N>
+KD_FN Exponentials<N> exponentials(N student_max, N teacher_max, N student, N teacher,
+                                   N inverse_temperature) {
+  return {exp_below((student - student_max) * inverse_temperature),
+          exp_below((teacher - teacher_max) * inverse_temperature)};
+}
+
 // Adds one class (one vector of classes) whose logits are not above the maxima. Once a row is known to be
 // far, the excess is not wanted any more.
 template <bool known_far, class N>
-KD_FN void add(Statistics<N>& part, N student, N teacher, N shift, N inverse_temperature) {
+KD_FN Exponentials<N> add(Statistics<N>& part, N student, N teacher, N shift, N inverse_temperature) {
+  const Exponentials<N> e = exponentials(reference(part.student_max), reference(part.teacher_max), student,
+                                         teacher, inverse_temperature);
+  part.student_sum = part.student_sum + e.student;
+  part.teacher_sum = part.teacher_sum + e.teacher;
+  if constexpr (known_far) return e;
   const N impossible = minus_infinity<N>();
-  const N e = exp_below((student - reference(part.student_max)) * inverse_temperature);
-  part.student_sum = part.student_sum + e;
-  part.teacher_sum =
-      part.teacher_sum + exp_below((teacher - reference(part.teacher_max)) * inverse_temperature);
-  if constexpr (known_far) return;
   const auto neither = (student == impossible) & (teacher == impossible);
   const Difference<N> x = difference(student, teacher, shift);
   const N far = select(neither, fill<N>(0), x.high * inverse_temperature);
@@ -128,7 +141,8 @@ KD_FN void add(Statistics<N>& part, N student, N teacher, N shift, N inverse_tem
   // Outside the near regime the sum is not used; the clamp keeps it finite.
   const N d = select(neither, fill<N>(0), (x.high + x.low) * inverse_temperature);
   const N near = larger(smaller(d, fill<N>(kNearLimit)), fill<N>(-kNearLimit));
-  part.excess = part.excess + e * (near + phi_series(near));
+  part.excess = part.excess + e.student * (near + phi_series(near));
+  return e;
 }
 
 template <class N>
@@ -184,12 +198,12 @@ struct Element {
 };
 
 template <bool near, class N>
-KD_FN Element<N> element(const Row<N>& row, N student, N teacher, N inverse_temperature) {
+KD_FN Element<N> element(const Row<N>& row, N student, N teacher, Exponentials<N> e, N inverse_temperature) {
   const N impossible = minus_infinity<N>();
   const auto neither = (student == impossible) & (teacher == impossible);
   Element<N> x;
   x.regime = row.regime;
-  x.p = exp_below((teacher - row.teacher_max) * inverse_temperature) * row.teacher_inverse_sum;
+  x.p = e.teacher * row.teacher_inverse_sum;
   const Difference<N> d = difference(student, teacher, row.shift);
   x.r = (near ? d.high + d.low : d.high) * inverse_temperature - row.log_ratio;
   x.r = select(neither, fill<N>(0), x.r);
@@ -197,10 +211,17 @@ KD_FN Element<N> element(const Row<N>& row, N student, N teacher, N inverse_temp
     x.d = x.p * (phi_series(-x.r) - x.r);  // p expm1(-r)
     x.q = x.p + x.d;
   } else {
-    x.q = exp_below((student - row.student_max) * inverse_temperature) * row.student_inverse_sum;
+    x.q = e.student * row.student_inverse_sum;
     x.d = x.q - x.p;
   }
   return x;
+}
+
+template <bool near, class N>
+KD_FN Element<N> element(const Row<N>& row, N student, N teacher, N inverse_temperature) {
+  return element<near>(row, student, teacher,
+                       exponentials(row.student_max, row.teacher_max, student, teacher, inverse_temperature),
+                       inverse_temperature);
 }
 
 // Where r is below -kNothing, p is nothing beside q.

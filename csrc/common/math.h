@@ -55,16 +55,22 @@ KD_FN N minus_infinity() {
   return fill<N>(-__builtin_huge_val());
 }
 
-// phi(u) = u^2/2 + u^3/6 + ... for |u| <= 1/2: relative error below 1e-7 (float, 7 terms) and 2e-16 (double,
-// 14 terms).
+// phi(u) for |u| <= 1/2, as u^2 times a polynomial. float: the one of degree 5 whose largest relative error
+// is least, 2.4e-8. double: Taylor's first 14 terms, 2e-16.
 template <class N>
 KD_FN N phi_series(N u) {
-  constexpr int kTerms = sizeof(ScalarOf<N>) == 4 ? 7 : 14;
-  double factorial_inverse[kTerms] = {0.5};
-  for (int i = 1; i < kTerms; ++i) factorial_inverse[i] = factorial_inverse[i - 1] / (i + 2);
-  N sum = fill<N>(factorial_inverse[kTerms - 1]);
+  constexpr int kTerms = sizeof(ScalarOf<N>) == 4 ? 6 : 14;
+  double term[14] = {0.5,
+                     0.16666665455844182,
+                     0.041665795941787424,
+                     0.008333452171339174,
+                     0.0013981997362782343,
+                     0.00019875629580670538};
+  if constexpr (kTerms == 14)
+    for (int i = 1; i < kTerms; ++i) term[i] = term[i - 1] / (i + 2);
+  N sum = fill<N>(term[kTerms - 1]);
   KD_UNROLL
-  for (int i = kTerms - 2; i >= 0; --i) sum = sum * u + fill<N>(factorial_inverse[i]);
+  for (int i = kTerms - 2; i >= 0; --i) sum = sum * u + fill<N>(term[i]);
   return sum * (u * u);
 }
 

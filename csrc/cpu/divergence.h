@@ -7,24 +7,9 @@
 namespace kd {
 namespace {
 
+// One row's lanes of classes, which share their maxima, merged into every lane.
 template <class V>
-KD_FN V sum_of_lanes(V v) {
-  ScalarOf<V> sum = 0;
-  for (int l = 0; l < Number<V>::kLanes; ++l) sum += v[l];
-  return fill<V>(sum);
-}
-
-template <class V>
-KD_FN V largest_lane(V v) {
-  ScalarOf<V> most = v[0];
-  for (int l = 1; l < Number<V>::kLanes; ++l) most = v[l] > most ? v[l] : most;
-  return fill<V>(most);
-}
-
-// One row's lanes of classes, merged into every lane.
-template <class V>
-KD_FN Statistics<V> merge_lanes(Statistics<V> part, V inverse_temperature) {
-  raise(part, largest_lane(part.student_max), largest_lane(part.teacher_max), inverse_temperature);
+KD_FN Statistics<V> merge_lanes(const Statistics<V>& part) {
   return {part.student_max,          sum_of_lanes(part.student_sum),
           part.teacher_max,          sum_of_lanes(part.teacher_sum),
           sum_of_lanes(part.excess), largest_lane(part.distance)};
@@ -48,6 +33,7 @@ class Drive {
   void forward(int64_t item) {
     locate(item);
     if (!weigh(static_cast<const A*>(args_.mask))) return drop();
+    if (rows_in_lanes_ && args_.grad.data != nullptr) expect_grad();
     collect();
     save_state();
     const bool at_once = args_.grad.data != nullptr && !F::kNeedsSum;
@@ -57,14 +43,14 @@ class Drive {
     });
     finish_values();
     if (args_.grad.data != nullptr && F::kNeedsSum)
-      each_block([&](int64_t first, int64_t n) { gradient(first, n); });
+      each_block([&](int64_t first, int64_t n) { gradient(first, n, true); });
   }
 
   void backward(int64_t item) {
     locate(item);
     load_state();
     weigh_upstream();
-    each_block([&](int64_t first, int64_t n) { gradient(first, n); });
+    each_block([&](int64_t first, int64_t n) { gradient(first, n, false); });
   }
 
  private:
@@ -88,9 +74,13 @@ class Drive {
     fetched_ = -1;
   }
 
+  int64_t block_size() const { return rows_in_lanes_ ? kTileClasses : kBlock; }
+
+  bool one_block() const { return args_.shape.classes <= block_size(); }
+
   template <class Body>
   KD_FN void each_block(Body body) {
-    const int64_t step = rows_in_lanes_ ? kTileClasses : kBlock;
+    const int64_t step = block_size();
     for (int64_t first = 0; first < args_.shape.classes; first += step)
       body(first, args_.shape.classes - first < step ? args_.shape.classes - first : step);
   }
@@ -110,15 +100,22 @@ class Drive {
     }
   }
 
-  Block<A> group(Block<A> block, int64_t g) const { return {block.data + g * kLanes, block.step}; }
+  Group<A> group(int64_t g) {
+    const int64_t at = g * kLanes;
+    return {{student_.data + at, student_.step},
+            {teacher_.data + at, teacher_.step},
+            student_exp_ + at,
+            teacher_exp_ + at,
+            rows_in_lanes_ ? kTileRows : kLanes,
+            steps_};
+  }
 
   // ---- Pass 1
   // ------------------------------------------------------------------------------------------------------
 
-  V shift_of(int64_t g) const {
-    const Block<A> s = group(student_, g), t = group(teacher_, g);
-    if (rows_in_lanes_) return first_shift(load<V>(s.data), load<V>(t.data));
-    return first_shift(fill<V>(s.data[0]), fill<V>(t.data[0]));
+  V shift_of(const Group<A>& block) const {
+    const A *s = block.student.data, *t = block.teacher.data;
+    return rows_in_lanes_ ? first_shift(load<V>(s), load<V>(t)) : first_shift(fill<V>(s[0]), fill<V>(t[0]));
   }
 
   void collect() {
@@ -127,12 +124,23 @@ class Drive {
     each_block([&](int64_t first, int64_t n) {
       fetch(first, n);
       for (int64_t g = 0; g < groups_; ++g) {
-        if (first == 0) part[g] = no_statistics<V>(), shift[g] = shift_of(g);
-        fold_.gather(part[g], group(student_, g), group(teacher_, g), steps_, shift[g]);
+        const Group<A> block = group(g);
+        if (first == 0) part[g] = no_statistics<V>(), shift[g] = shift_of(block);
+        if (rows_in_lanes_) {
+          if (one_block())
+            fold_.template gather<true, true>(part[g], block, shift[g]);
+          else
+            fold_.template gather<true, false>(part[g], block, shift[g]);
+        } else {
+          if (one_block())
+            fold_.template gather<false, true>(part[g], block, shift[g]);
+          else
+            fold_.template gather<false, false>(part[g], block, shift[g]);
+        }
       }
     });
     for (int64_t g = 0; g < groups_; ++g) {
-      if (!rows_in_lanes_) part[g] = merge_lanes(part[g], fold_.inverse_temperature);
+      if (!rows_in_lanes_) part[g] = merge_lanes(part[g]);
       row_state_[g] = finish(part[g], shift[g]);
       sums_[g] = {fill<V>(0), fill<V>(0)};
     }
@@ -141,14 +149,19 @@ class Drive {
   // ---- Passes 2 and 3
   // ----------------------------------------------------------------------------------------------
 
-  // Calls body(constant) with the regime of a vector's lanes.
+  // Calls body(constant) with the regime of group g's lanes, once the exponentials it needs are there: an
+  // item of one block has them from pass 1 (`gathered`).
   template <class Body>
-  KD_FN void in_regime(const Row<V>& row, Body body) const {
+  KD_FN void in_regime(int64_t g, bool gathered, Body body) {
+    const Row<V>& row = row_state_[g];
     bool near = false, far = false;
     for (int l = 0; l < kLanes; ++l) {
       near |= row.regime[l] == kNear;
       far |= row.regime[l] == kFar;
     }
+    const bool kept = gathered && one_block();
+    if (!near && !kept) return body(Constant<kFarAnew>{});
+    if (!kept) fold_.exponentiate(row, group(g));
     if (near && far) return body(Constant<kMixed>{});
     if (near) return body(Constant<kNear>{});
     body(Constant<kFar>{});
@@ -158,15 +171,25 @@ class Drive {
     static constexpr int kValue = value;
   };
 
-  // Where a block's gradient goes: in place if it lies there as plain numbers, else into a buffer to be
-  // written out.
+  // Where a block's gradient goes: in place if whole vectors of plain numbers lie there, else into a buffer
+  // to be written out.
   Block<A> grad_block(int64_t first, int64_t n) {
     const RowView& view = args_.grad;
     const int64_t at = grad_at_ + first * view.class_stride;
     A* data = static_cast<A*>(view.data) + at;
     const bool plain = view.dtype == dtype_of<A>();
     if (!rows_in_lanes_ && plain && view.class_stride == 1 && n % kLanes == 0) return {data, kLanes};
+    const bool side_by_side = view.row_stride[args_.shape.dims - 1] == 1 && rows_ % kLanes == 0;
+    if (rows_in_lanes_ && plain && side_by_side) return {data, view.class_stride};
     return {grad_buffer_, rows_in_lanes_ ? kTileRows : kLanes};
+  }
+
+  // The gradient of a tile is written soon, once pass 1 is done.
+  void expect_grad() const {
+    const RowView& view = args_.grad;
+    if (view.row_stride[args_.shape.dims - 1] != 1) return;
+    for (int64_t c = 0; c < args_.shape.classes; ++c)
+      fold_.template prefetch<1>(view, grad_at_ + c * view.class_stride, rows_);
   }
 
   void write_grad(Block<A> block, int64_t first, int64_t n) {
@@ -185,22 +208,20 @@ class Drive {
     Block<A> grad = {nullptr, 0};
     if constexpr (with_gradient) grad = grad_block(first, n);
     for (int64_t g = 0; g < groups_; ++g)
-      in_regime(row_state_[g], [&](auto regime) {
+      in_regime(g, true, [&](auto regime) {
         fold_.template sum<decltype(regime)::kValue, with_gradient>(
-            sums_[g], row_state_[g], group(student_, g), group(teacher_, g), steps_, factor_[g],
-            const_cast<A*>(grad.data) + g * kLanes, grad.step);
+            sums_[g], row_state_[g], group(g), factor_[g], const_cast<A*>(grad.data) + g * kLanes, grad.step);
       });
     if constexpr (with_gradient) write_grad(grad, first, n);
   }
 
-  void gradient(int64_t first, int64_t n) {
+  void gradient(int64_t first, int64_t n, bool gathered) {
     fetch(first, n);
     const Block<A> grad = grad_block(first, n);
     for (int64_t g = 0; g < groups_; ++g)
-      in_regime(row_state_[g], [&](auto regime) {
+      in_regime(g, gathered, [&](auto regime) {
         fold_.template differentiate<decltype(regime)::kValue>(
-            row_state_[g], group(student_, g), group(teacher_, g), steps_, factor_[g],
-            const_cast<A*>(grad.data) + g * kLanes, grad.step);
+            row_state_[g], group(g), factor_[g], const_cast<A*>(grad.data) + g * kLanes, grad.step);
       });
     write_grad(grad, first, n);
   }
@@ -310,6 +331,7 @@ class Drive {
   typename Fold<F, A>::Sums sums_[kGroups];
   V weight_[kGroups], factor_[kGroups];
   alignas(64) A student_buffer_[kBuffer], teacher_buffer_[kBuffer], grad_buffer_[kBuffer];
+  alignas(64) A student_exp_[kBuffer], teacher_exp_[kBuffer];
 };
 
 // The kernels of one divergence at this level, for either compute type.

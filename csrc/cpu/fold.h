@@ -18,14 +18,27 @@ constexpr int64_t kBlock = 1024;      // classes of a block where lanes are clas
 constexpr int64_t kTileRows = 128;    // rows of a tile where lanes are rows
 constexpr int64_t kTileClasses = 32;  // classes of a block of a tile
 constexpr int64_t kFewClasses = 48;   // up to here lanes are rows even if classes lie side by side
+constexpr int64_t kProbe = 4;         // classes between two looks at whether an item is known to be far
 constexpr int64_t kBuffer = kTileRows * kTileClasses;
-constexpr int kMixed = 2;  // lanes of both regimes in one vector
 
-// `steps` vectors, `step` numbers apart.
+// Regimes of a whole vector, beside kFar and kNear: lanes of both; far lanes whose exponentials were not
+// kept.
+constexpr int kMixed = 2, kFarAnew = 3;
+
+// Vectors of classes, `step` numbers apart.
 template <class A>
 struct Block {
   const A* data;
   int64_t step;
+};
+
+// What the passes over one block read: `steps` vectors of either side, and their exponentials, kept between
+// passes in vectors `kept_step` apart.
+template <class A>
+struct Group {
+  Block<A> student, teacher;
+  A *student_exp, *teacher_exp;
+  int64_t kept_step, steps;
 };
 
 inline bool lanes_are_rows(const DivergenceArgs& args, int64_t lanes) {
@@ -39,6 +52,20 @@ inline bool lanes_are_rows(const DivergenceArgs& args, int64_t lanes) {
 // Tiles do not cross the end of the last row dimension.
 inline int64_t tiles_of_last_dim(const RowShape& shape) {
   return (shape.size[shape.dims - 1] + kTileRows - 1) / kTileRows;
+}
+
+template <class V>
+KD_FN V sum_of_lanes(V v) {
+  ScalarOf<V> sum = 0;
+  for (int l = 0; l < Number<V>::kLanes; ++l) sum += v[l];
+  return fill<V>(sum);
+}
+
+template <class V>
+KD_FN V largest_lane(V v) {
+  ScalarOf<V> most = v[0];
+  for (int l = 1; l < Number<V>::kLanes; ++l) most = v[l] > most ? v[l] : most;
+  return fill<V>(most);
 }
 
 template <class F, class A>
@@ -66,6 +93,16 @@ struct Fold {
     return {buffer, kLanes};
   }
 
+  // Brings numbers that are about to be read (0) or written (1) nearer: tiles are short runs far apart, which
+  // the processor does not foresee. A run that lies outside the tensor does no harm.
+  template <int write>
+  static KD_FN void prefetch(const RowView& view, int64_t at, int64_t numbers) {
+    constexpr int64_t kLine = 64;
+    const int64_t size = view.dtype == DType::kFloat64 ? 8 : view.dtype == DType::kFloat32 ? 4 : 2;
+    const char* first = static_cast<const char*>(view.data) + at * size;
+    for (int64_t b = 0; b < numbers * size; b += kLine) __builtin_prefetch(first + b, write);
+  }
+
   // n classes of `rows` neighbouring rows; lane l of vector v of a class is row v * kLanes + l. Always
   // copied: images keep their classes a power of two apart, where they would push one another out of the
   // cache between the passes.
@@ -74,47 +111,82 @@ struct Fold {
     const int64_t stride = view.row_stride[args.shape.dims - 1];
     const int64_t at = row_at + first * view.class_stride;
     for (int64_t c = 0; c < n; ++c) {
+      prefetch<0>(view, at + c * view.class_stride + rows * stride, rows * stride);  // the next tile
       read(view.data, view.dtype, at + c * view.class_stride, stride, rows, buffer + c * kTileRows);
       for (int64_t r = rows; r % kLanes != 0; ++r) buffer[c * kTileRows + r] = -__builtin_huge_val();
     }
     return {buffer, kTileRows};
   }
 
-  // ---- The three passes over one block
+  // ---- The passes over one block
   // -----------------------------------------------------------------------------
 
-  KD_FN void gather(Statistics<V>& total, Block<A> s, Block<A> t, int64_t steps, V shift) const {
+  // Pass 1; `only`: the item's only block, whose exponentials are kept. Until it is known that the item is
+  // far, a few classes at a time.
+  template <bool rows_in_lanes, bool only>
+  KD_FN void gather(Statistics<V>& total, const Group<A>& block, V shift) const {
     V student_max = total.student_max, teacher_max = total.teacher_max;
-    for (int64_t i = 0; i < steps; ++i) {
-      student_max = larger(load<V>(s.data + i * s.step), student_max);
-      teacher_max = larger(load<V>(t.data + i * t.step), teacher_max);
+    for (int64_t i = 0; i < block.steps; ++i) {
+      student_max = larger(load<V>(block.student.data + i * block.student.step), student_max);
+      teacher_max = larger(load<V>(block.teacher.data + i * block.teacher.step), teacher_max);
     }
+    if constexpr (!rows_in_lanes)
+      student_max = largest_lane(student_max), teacher_max = largest_lane(teacher_max);
     // Sums of a block are taken apart and joined once: fewer roundings than one long chain of additions.
     Statistics<V> part = no_statistics<V>();
     part.student_max = student_max;
     part.teacher_max = teacher_max;
-    if (all_far(total.distance))
-      add_block<true>(part, s, t, steps, shift);
-    else
-      add_block<false>(part, s, t, steps, shift);
+    part.distance = total.distance;
+    int64_t i = 0;
+    for (; i < block.steps && !is_far<rows_in_lanes>(part.distance); i += kProbe)
+      add_steps<false, only>(part, block, i, i + kProbe < block.steps ? i + kProbe : block.steps, shift);
+    add_steps<true, only>(part, block, i, block.steps, shift);
     raise(total, student_max, teacher_max, inverse_temperature);
     total.student_sum += part.student_sum;
     total.teacher_sum += part.teacher_sum;
     total.excess += part.excess;
-    total.distance = larger(part.distance, total.distance);
+    total.distance = part.distance;
   }
 
-  template <bool known_far>
-  KD_FN void add_block(Statistics<V>& part, Block<A> s, Block<A> t, int64_t steps, V shift) const {
-    for (int64_t i = 0; i < steps; ++i)
-      add<known_far>(part, load<V>(s.data + i * s.step), load<V>(t.data + i * t.step), shift,
-                     inverse_temperature);
+  template <bool known_far, bool only>
+  KD_FN void add_steps(Statistics<V>& part, const Group<A>& block, int64_t first, int64_t end,
+                       V shift) const {
+    for (int64_t i = first; i < end; ++i) {
+      const Exponentials<V> e =
+          add<known_far>(part, student(block, i), teacher(block, i), shift, inverse_temperature);
+      if constexpr (only) keep(block, i, e);
+    }
   }
 
-  static KD_FN bool all_far(V distance) {
-    bool far = true;
-    for (int l = 0; l < kLanes; ++l) far &= distance[l] > kNearLimit;
-    return far;
+  // What pass 1 keeps, for a block of several, or in the backward pass.
+  KD_FN void exponentiate(const Row<V>& row, const Group<A>& block) const {
+    for (int64_t i = 0; i < block.steps; ++i)
+      keep(block, i,
+           exponentials(row.student_max, row.teacher_max, student(block, i), teacher(block, i),
+                        inverse_temperature));
+  }
+
+  static KD_FN V student(const Group<A>& block, int64_t i) {
+    return load<V>(block.student.data + i * block.student.step);
+  }
+  static KD_FN V teacher(const Group<A>& block, int64_t i) {
+    return load<V>(block.teacher.data + i * block.teacher.step);
+  }
+  static KD_FN void keep(const Group<A>& block, int64_t i, Exponentials<V> e) {
+    store(block.student_exp + i * block.kept_step, e.student);
+    store(block.teacher_exp + i * block.kept_step, e.teacher);
+  }
+  static KD_FN Exponentials<V> kept(const Group<A>& block, int64_t i) {
+    return {load<V>(block.student_exp + i * block.kept_step),
+            load<V>(block.teacher_exp + i * block.kept_step)};
+  }
+
+  // One far lane makes its row far; where lanes are rows, each must be.
+  template <bool rows_in_lanes>
+  static KD_FN bool is_far(V distance) {
+    int far = 0;
+    for (int l = 0; l < kLanes; ++l) far += distance[l] > kNearLimit;
+    return rows_in_lanes ? far == kLanes : far > 0;
   }
 
   struct Sums {
@@ -123,11 +195,14 @@ struct Fold {
 
   // An element in the regime of its lanes: all near, all far, or each its own.
   template <int regime>
-  KD_FN Element<V> at(const Row<V>& row, V student, V teacher) const {
-    if constexpr (regime == kNear) return element<true>(row, student, teacher, inverse_temperature);
-    Element<V> far = element<false>(row, student, teacher, inverse_temperature);
+  KD_FN Element<V> at(const Row<V>& row, const Group<A>& block, int64_t i) const {
+    const V s = student(block, i), t = teacher(block, i);
+    if constexpr (regime == kFarAnew) return element<false>(row, s, t, inverse_temperature);
+    const Exponentials<V> e = kept(block, i);
+    if constexpr (regime == kNear) return element<true>(row, s, t, e, inverse_temperature);
+    Element<V> far = element<false>(row, s, t, e, inverse_temperature);
     if constexpr (regime == kFar) return far;
-    const Element<V> near = element<true>(row, student, teacher, inverse_temperature);
+    const Element<V> near = element<true>(row, s, t, e, inverse_temperature);
     const auto is_near = row.regime == fill<V>(kNear);
     far.d = select(is_near, near.d, far.d);
     far.q = select(is_near, near.q, far.q);
@@ -136,11 +211,11 @@ struct Fold {
 
   // Values, and the gradient as well where the formula needs no sum for it.
   template <int regime, bool with_gradient>
-  KD_FN void sum(Sums& total, const Row<V>& row, Block<A> s, Block<A> t, int64_t steps, V factor, A* grad,
+  KD_FN void sum(Sums& total, const Row<V>& row, const Group<A>& block, V factor, A* grad,
                  int64_t grad_step) const {
     Sums part = {fill<V>(0), fill<V>(0)};
-    for (int64_t i = 0; i < steps; ++i) {
-      const Element<V> x = at<regime>(row, load<V>(s.data + i * s.step), load<V>(t.data + i * t.step));
+    for (int64_t i = 0; i < block.steps; ++i) {
+      const Element<V> x = at<regime>(row, block, i);
       part.value += formula.value(x);
       if constexpr (F::kNeedsSum) part.summand += formula.summand(x);
       if constexpr (with_gradient)
@@ -151,12 +226,10 @@ struct Fold {
   }
 
   template <int regime>
-  KD_FN void differentiate(const Row<V>& row, Block<A> s, Block<A> t, int64_t steps, V factor, A* grad,
+  KD_FN void differentiate(const Row<V>& row, const Group<A>& block, V factor, A* grad,
                            int64_t grad_step) const {
-    for (int64_t i = 0; i < steps; ++i) {
-      const Element<V> x = at<regime>(row, load<V>(s.data + i * s.step), load<V>(t.data + i * t.step));
-      store(grad + i * grad_step, scaled(row, formula.gradient(x, row.sum), factor));
-    }
+    for (int64_t i = 0; i < block.steps; ++i)
+      store(grad + i * grad_step, scaled(row, formula.gradient(at<regime>(row, block, i), row.sum), factor));
   }
 
   // 0 by selection where a row is dropped: its factor is 0 and its elements may be NaN.

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from kdfast import backend
 from kdfast.ops import _check
+from kdfast.ops._fake import register_fake
+from kdfast.ops._function import Function
 from kdfast.ops._once import once_differentiable
 from kdfast.ops.scale_grad import scale_grad
 
@@ -28,7 +30,7 @@ def compute_type(student: Tensor, teacher: Tensor) -> torch.dtype:
     return torch.float64 if torch.float64 in (student.dtype, teacher.dtype) else torch.float32
 
 
-class Divergence(torch.autograd.Function):
+class Divergence(Function):
     """The ops `name` and `name_backward` of a backend, as one differentiable function of the student."""
 
     generate_vmap_rule = True
@@ -81,6 +83,9 @@ def divergence(
 
     param: the formula's own number, as the (keyword, value) that the reference takes.
     """
+    if hasattr(student, "device_mesh"):
+        keywords = {"temperature": temperature, "mask": mask, "scale_t2": scale_t2, "reduction": reduction}
+        return _of_shards(name, student, teacher, dim, **keywords)
     class_dims = _check.logits_pair(student, teacher, dim)
     temperature = _check.positive("temperature", temperature)
     code = _check.reduction(reduction)
@@ -114,6 +119,17 @@ def divergence(
         code != 0 and student.requires_grad and torch.is_grad_enabled() and student.dtype != torch.float16,
     )[0]
     return value if batch == 1 else value / batch
+
+
+def _of_shards(name: str, student: Tensor, teacher: Tensor, dim: int | Sequence[int], **options) -> Tensor:
+    """A DTensor's classes may lie on several ranks."""
+    from kdfast import vocab_parallel
+
+    if _check.dims(dim, student.dim()) != (student.dim() - 1,):
+        raise ValueError(f"{name} of DTensors takes classes along the last dimension, got dim={dim}")
+    if not hasattr(vocab_parallel, name):
+        raise ValueError(f"{name} of DTensors is not there; kl_div and reverse_kl_div are")
+    return getattr(vocab_parallel, name)(student, teacher, **options)
 
 
 def one_class_dim(
@@ -153,9 +169,8 @@ def _fake_backward(grad_value, norm, student, *_):
 
 def register_fakes(name: str) -> None:
     """Fake kernels of torch.ops.kdfast.<name> and <name>_backward, where the native library is there."""
-    if backend.reason_against("native", "cpu") is None:
-        torch.library.register_fake(f"kdfast::{name}", _fake)
-        torch.library.register_fake(f"kdfast::{name}_backward", _fake_backward)
+    register_fake(name, _fake)
+    register_fake(f"{name}_backward", _fake_backward)
 
 
 # ---- What the definitions share

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from kdfast import backend
 from kdfast.ops import _check
+from kdfast.ops._function import Function
 from kdfast.ops._once import once_differentiable
 
 CHUNKS = 8
@@ -153,7 +154,7 @@ class Gradients:
             add_product(grad.t(), rows if shift == 1 else rows / shift, self.weight)
 
 
-class LinearDivergence(torch.autograd.Function):
+class LinearDivergence(Function):
     """Both heads, the divergence of their logits and its gradients, chunk by chunk.
 
     with_grad: the value is the rows' sum, and its gradients are made in forward. Otherwise it is one value

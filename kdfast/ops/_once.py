@@ -33,8 +33,9 @@ def _sentence(name: str) -> str:
 def _nested_grad_transforms() -> int:
     """How many torch.func.grad (or vjp, jacrev) transforms are around this call."""
     functorch = torch._C._functorch
-    stack = functorch.get_interpreter_stack() if functorch.maybe_current_level() is not None else None
-    return sum(layer.key() == functorch.TransformType.Grad for layer in stack or ())
+    if functorch.maybe_current_level() is None:
+        return 0
+    return sum(layer.key() == functorch.TransformType.Grad for layer in functorch.get_interpreter_stack())
 
 
 def once_differentiable(backward: Callable[..., Any]) -> Callable[..., Any]:

@@ -14,7 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from kdfast import backend
 from kdfast.ops import _check, _check_features
+from kdfast.ops._fake import register_fake
+from kdfast.ops._function import Function
+from kdfast.ops._once import once_differentiable
 
 CHUNK = 1 << 22  # elements of A that the definition holds at once
 
@@ -81,7 +85,49 @@ def attention_masks(
     Raises TypeError, ValueError or RuntimeError for bad input, before anything runs.
     """
     scale = check_attention(query, key, value, scale, query_mask, key_mask)
-    return _in_chunks(query, key, value, scale, query_mask, key_mask)
+    kernels = backend.of(query, "attention_masks")
+    if kernels == "reference":
+        return _in_chunks(query, key, value, scale, query_mask, key_mask)
+    share = None
+    if query_mask is not None:
+        share = query_mask.sum(1).clamp(min=1).to(compute_type(query)).reciprocal()
+        query_mask = query_mask.contiguous()
+    if key_mask is not None:
+        key_mask = key_mask.contiguous()
+    out, mean, _ = AttentionMasks.apply(query, key, value, scale, query_mask, share, key_mask, kernels)
+    return out, mean
+
+
+class AttentionMasks(Function):
+    """The ops attention_masks and attention_masks_backward of a backend.
+
+    Besides the results the forward pass keeps the log-sum-exp of every row, +inf for a row of A that is 0;
+    share is 1 over the number of queries that attend.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(query, key, value, scale, query_mask, share, key_mask, kernels):
+        return backend.ops(kernels).attention_masks(query, key, value, scale, query_mask, share, key_mask)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        query, key, value, ctx.scale, query_mask, share, key_mask, ctx.kernels = inputs
+        out, _, lse = output
+        ctx.mark_non_differentiable(lse)
+        ctx.name = "attention_masks"
+        ctx.save_for_backward(out, lse, query, key, value, query_mask, share, key_mask)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_out, grad_mean, _):
+        out, lse, query, key, value, *masks = ctx.saved_tensors
+        op = backend.ops(ctx.kernels).attention_masks_backward
+        grads = op(
+            grad_out.contiguous(), grad_mean.contiguous(), out, lse, query, key, value, ctx.scale, *masks
+        )
+        return *grads, None, None, None, None, None
 
 
 def check_attention(
@@ -151,3 +197,24 @@ def example(generator: torch.Generator) -> tuple[list, dict]:
     """Small arguments, for the self check."""
     make = lambda *size: torch.randn(size, generator=generator)  # noqa: E731
     return [make(2, 9, 35), make(2, 9, 20), make(2, 6, 20)], {}
+
+
+# ---- Fake kernels ----------------------------------------------------------------------------------------
+
+
+def _fake(query, key, value, *_):
+    new = {"dtype": compute_type(query)}
+    batch, queries = query.size(0), query.size(2)
+    return (
+        query.new_empty((batch, value.size(1), queries), **new),
+        query.new_empty((batch, key.size(2)), **new),
+        query.new_empty((batch, queries), **new),
+    )
+
+
+def _fake_backward(grad_out, grad_mean, out, lse, query, key, value, *_):
+    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
+
+register_fake("attention_masks", _fake)
+register_fake("attention_masks_backward", _fake_backward)

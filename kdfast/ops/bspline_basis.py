@@ -7,6 +7,8 @@ from torch import Tensor
 
 from kdfast import backend
 from kdfast.ops._bspline import EXTRAPOLATIONS, basis_definition, check_degree, check_knots, check_points
+from kdfast.ops._fake import register_fake
+from kdfast.ops._function import Function
 
 
 def bspline_basis_reference(
@@ -60,7 +62,7 @@ def basis_rows(
     return _Basis.apply(x, grid, degree, derivative, extrapolation, kernels)
 
 
-class _Basis(torch.autograd.Function):
+class _Basis(Function):
     """The op; its derivative is the op again, one order higher, so that every order is right."""
 
     generate_vmap_rule = True
@@ -86,5 +88,4 @@ def _fake(x, grid, degree, derivative, extrapolation):
     return x.new_empty((x.size(0), x.size(1), grid.size(1) - degree - 1))
 
 
-if backend.reason_against("native", "cpu") is None:
-    torch.library.register_fake("kdfast::bspline_basis", _fake)
+register_fake("bspline_basis", _fake)

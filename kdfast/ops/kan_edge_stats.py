@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdfast import backend
+from kdfast.ops._fake import register_fake
+from kdfast.ops._function import Function
 from kdfast.ops._kan import Layer, check_layer, compute_type, weights
 from kdfast.ops.bspline_basis import basis_rows, bspline_basis_reference
 from kdfast.ops.kan_linear import fake_grads
@@ -80,7 +82,7 @@ def kan_edge_stats(
         return _EdgeStats.apply(*layer, kernels)[:3]
 
 
-class _EdgeStats(torch.autograd.Function):
+class _EdgeStats(Function):
     generate_vmap_rule = True
 
     @staticmethod
@@ -106,7 +108,7 @@ class _EdgeStats(torch.autograd.Function):
         return grad_x, grad_coef, None, None, *given, None, None
 
 
-class _EdgeStatsBackward(torch.autograd.Function):
+class _EdgeStatsBackward(Function):
     """The gradients; asked for their own, it says that there are none, where once_differentiable may keep
     silent."""
 
@@ -142,6 +144,5 @@ def _fake_backward(
     return fake_grads(x, coef, scale, base_weight, wanted=3)
 
 
-if backend.reason_against("native", "cpu") is None:
-    torch.library.register_fake("kdfast::kan_edge_stats", _fake)
-    torch.library.register_fake("kdfast::kan_edge_stats_backward", _fake_backward)
+register_fake("kan_edge_stats", _fake)
+register_fake("kan_edge_stats_backward", _fake_backward)

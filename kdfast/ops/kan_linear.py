@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdfast import backend
+from kdfast.ops._fake import register_fake
+from kdfast.ops._function import Function
 from kdfast.ops._kan import Layer, check_layer, compute_type, layer_grads, layer_rows, weights
 from kdfast.ops.bspline_basis import bspline_basis_reference
 
@@ -79,7 +81,7 @@ def linear_rows(layer: Layer, kernels: str) -> Tensor:
         return _KanLinear.apply(*layer, kernels)
 
 
-class _KanLinear(torch.autograd.Function):
+class _KanLinear(Function):
     generate_vmap_rule = True
 
     @staticmethod
@@ -114,7 +116,7 @@ class _KanLinear(torch.autograd.Function):
         )
 
 
-class _KanLinearBackward(torch.autograd.Function):
+class _KanLinearBackward(Function):
     """The gradients in one op; their own gradients through the dense expressions."""
 
     generate_vmap_rule = True
@@ -180,6 +182,5 @@ def _fake_backward(grad, x, coef, grid, degree, scale, base_weight, extrapolatio
     return fake_grads(x, coef, scale, base_weight, wanted)
 
 
-if backend.reason_against("native", "cpu") is None:
-    torch.library.register_fake("kdfast::kan_linear", _fake)
-    torch.library.register_fake("kdfast::kan_linear_backward", _fake_backward)
+register_fake("kan_linear", _fake)
+register_fake("kan_linear_backward", _fake_backward)

@@ -13,7 +13,9 @@ from torch import Tensor
 from kdfast import backend
 from kdfast.ops import _check, _check_features
 from kdfast.ops._divergence import compute_type, reduce_reference
+from kdfast.ops._fake import register_fake
 from kdfast.ops._features import divide, safe_norm
+from kdfast.ops._function import Function
 from kdfast.ops._once import once_differentiable
 from kdfast.ops.scale_grad import scale_grad
 
@@ -46,7 +48,7 @@ def nd_loss_reference(
     return reduce_reference(value, weight, reduction, student.size(0))
 
 
-class NDLoss(torch.autograd.Function):
+class NDLoss(Function):
     """The ops nd_loss and nd_loss_backward of a backend, as one differentiable function of the student."""
 
     generate_vmap_rule = True
@@ -163,6 +165,5 @@ def _fake(student, teacher, class_means, target, mask, ignore_index, reduction, 
     return value, grad, student.new_empty((), dtype=compute)
 
 
-if backend.reason_against("native", "cpu") is None:
-    torch.library.register_fake("kdfast::nd_loss", _fake)
-    torch.library.register_fake("kdfast::nd_loss_backward", lambda up, norm, s, *_: torch.empty_like(s))
+register_fake("nd_loss", _fake)
+register_fake("nd_loss_backward", lambda up, norm, s, *_: torch.empty_like(s))

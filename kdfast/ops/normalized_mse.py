@@ -16,7 +16,9 @@ from torch import Tensor
 from kdfast import backend
 from kdfast.ops import _check, _check_features
 from kdfast.ops._divergence import compute_type, reduce_reference
+from kdfast.ops._fake import register_fake
 from kdfast.ops._features import safe_norm
+from kdfast.ops._function import Function
 from kdfast.ops._once import once_differentiable
 from kdfast.ops.scale_grad import scale_grad
 
@@ -51,7 +53,7 @@ def normalized_mse_reference(
     return reduce_reference(value, torch.ones_like(value), reduction, student.size(0))
 
 
-class NormalizedMSE(torch.autograd.Function):
+class NormalizedMSE(Function):
     """The ops normalized_mse and normalized_mse_backward of a backend, over [B, P, C]."""
 
     generate_vmap_rule = True
@@ -151,8 +153,5 @@ def _fake(student, teacher, center, eps, scale, reduce, with_grad):
     return student.new_empty(() if reduce else student.shape[:2], dtype=compute), grad
 
 
-if backend.reason_against("native", "cpu") is None:
-    torch.library.register_fake("kdfast::normalized_mse", _fake)
-    torch.library.register_fake(
-        "kdfast::normalized_mse_backward", lambda up, student, *_: torch.empty_like(student)
-    )
+register_fake("normalized_mse", _fake)
+register_fake("normalized_mse_backward", lambda up, student, *_: torch.empty_like(student))

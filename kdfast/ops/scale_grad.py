@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kdfast import backend
+from kdfast.ops._fake import register_fake
 
 # Whether the running backward pass keeps its graph (retain_graph=True). A torch without this query counts as
 # keeping.
@@ -40,5 +41,4 @@ def scale_grad(grad: Tensor, factor: Tensor, kernels: str) -> Tensor:
     return grad
 
 
-if backend.reason_against("native", "cpu") is None:
-    torch.library.register_fake("kdfast::scale_grad_", lambda grad, factor: None)
+register_fake("scale_grad_", lambda grad, factor: None)

@@ -16,7 +16,9 @@ from torch import Tensor
 from kdfast import backend
 from kdfast.ops import _check, _check_features
 from kdfast.ops._divergence import compute_type
+from kdfast.ops._fake import register_fake
 from kdfast.ops._features import attached_zero
+from kdfast.ops._function import Function
 from kdfast.ops._once import once_differentiable
 from kdfast.ops.scale_grad import keeps_grad, scale_grad
 
@@ -46,7 +48,7 @@ def weighted_mse_reference(
     return values[0], values[1]
 
 
-class WeightedMSE(torch.autograd.Function):
+class WeightedMSE(Function):
     """The ops weighted_mse, weighted_mse_backward and weighted_mse_redo_ of a backend.
 
     The student's gradient is made in the forward pass as if both upstream gradients were one number, which
@@ -169,9 +171,6 @@ def _fake(student, teacher, position, channel, gain, with_grad):
     return student.new_empty((), dtype=compute), student.new_empty((), dtype=compute), e, g, grad
 
 
-if backend.reason_against("native", "cpu") is None:
-    torch.library.register_fake("kdfast::weighted_mse", _fake)
-    torch.library.register_fake(
-        "kdfast::weighted_mse_backward", lambda u, w, student, *_: torch.empty_like(student)
-    )
-    torch.library.register_fake("kdfast::weighted_mse_redo_", lambda *_: None)
+register_fake("weighted_mse", _fake)
+register_fake("weighted_mse_backward", lambda u, w, student, *_: torch.empty_like(student))
+register_fake("weighted_mse_redo_", lambda *_: None)

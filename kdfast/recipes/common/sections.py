@@ -24,12 +24,16 @@ from kdfast.recipes.common.report import Report
 Record = dict[str, Any]
 
 
-CALLED = {"student": "student alone", "distilled": "distilled student"}
+CALLED = {
+    "student": "student alone",
+    "distilled": "distilled student",
+    "single": "one head for both losses",
+}
 
 
 def group(stage: str) -> str:
-    """The stage's name without its seed: "student-1" -> "student"."""
-    return re.sub(r"-\d+$", "", stage)
+    """The stage's name without fold and seed: "student-1", "student-0-1" -> "student"."""
+    return re.sub(r"(-\d+)+$", "", stage)
 
 
 def called(name: str) -> str:
@@ -50,8 +54,9 @@ def series(
 
 def size(network: nn.Module, example: torch.Tensor) -> tuple[int, int]:
     """Number of parameters, and of multiply-adds in a forward pass of `example` (a batch of one)."""
+    dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), example.dtype)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network.eval()(example)
+        network.eval()(example.to(dtype))
     return sum(parameter.numel() for parameter in network.parameters()), counter.get_total_flops() // 2
 
 

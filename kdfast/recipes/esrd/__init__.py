@@ -22,7 +22,7 @@ import importlib
 from typing import Any
 
 _HOME = {
-    "Options": "recipe",
+    "Options": "options",
     "run": "recipe",
     "ckd_epi_2009": "egfr",
     "ckd_epi_2021": "egfr",

@@ -34,6 +34,7 @@ class CleanTables:
     patients: pl.DataFrame
     events: dict[str, pl.LazyFrame]
     findings: list[Finding] = field(default_factory=list)
+    rows: dict[str, int] = field(default_factory=dict)  # read from each table
 
 
 def check_tables(frames: dict[str, pl.LazyFrame], codes: CodeBook, *, on_bad: OnBad = "stop") -> CleanTables:
@@ -44,16 +45,16 @@ def check_tables(frames: dict[str, pl.LazyFrame], codes: CodeBook, *, on_bad: On
     people = pl.concat(
         [patients.select("patient_id", "row", "birth", "death", "end"), left_out], how="diagonal"
     ).with_columns(pl.lit(True).alias("listed"))
-    events = {}
+    events, rows = {}, {"patients": frames["patients"].select(pl.len()).collect().item()}
     for name, frame in frames.items():
         if name != "patients":
             table = load_schema().tables[name]
-            events[name], new = _check_events(table, _with_person(frame, people), codes)
+            events[name], new, rows[name] = _check_events(table, _with_person(frame, people), codes)
             findings += new
     stops = [f for f in findings if f.effect == "stop" or (f.effect == "exclude" and on_bad == "stop")]
     if stops:
         raise DataError(f"the tables hold {len(stops)} problems: " + "; ".join(str(f) for f in stops))
-    return CleanTables(patients, events, findings)
+    return CleanTables(patients, events, findings, rows)
 
 
 def _with_person(frame: pl.LazyFrame, people: pl.DataFrame) -> pl.LazyFrame:
@@ -68,7 +69,9 @@ def _with_person(frame: pl.LazyFrame, people: pl.DataFrame) -> pl.LazyFrame:
     return frame.join(people.lazy(), on="patient_id", how="left")
 
 
-def _check_events(table: Table, frame: pl.LazyFrame, codes: CodeBook) -> tuple[pl.LazyFrame, list[Finding]]:
+def _check_events(
+    table: Table, frame: pl.LazyFrame, codes: CodeBook
+) -> tuple[pl.LazyFrame, list[Finding], int]:
     rules, units = [], []
     if "unit" in table.columns:
         frame = converted(frame)
@@ -76,7 +79,7 @@ def _check_events(table: Table, frame: pl.LazyFrame, codes: CodeBook) -> tuple[p
         rules = [
             Rule("are of a test the recipe does not use", pl.col("low").is_null(), "note"),
             Rule("have no result", pl.col("value").is_null() & pl.col("factor").is_not_null(), "note"),
-            Rule("have a value outside the plausible range", implausible()),
+            Rule("", implausible()),  # check_units tells more about them
         ]
     if "code" in table.columns:
         frame, examples = _mark_codes(frame, codes)
@@ -89,9 +92,9 @@ def _check_events(table: Table, frame: pl.LazyFrame, codes: CodeBook) -> tuple[p
             Rule("repeat another row word for word", pl.col("repeats")),
         ]
     rules = _common_rules(table, frame.collect_schema().names()) + rules
-    clean, findings = apply_rules(table.name, frame, rules)
+    clean, findings, total = apply_rules(table.name, frame, rules)
     own = [c for c in table.columns if c not in ("patient_id", "unit")]
-    return clean.select("row", *own), findings + units
+    return clean.select("row", *own), [f for f in findings if f.problem] + units, total
 
 
 def _common_rules(table: Table, present: list[str]) -> list[Rule]:

@@ -14,7 +14,7 @@ import yaml
 
 DEFAULT_CODES = Path(__file__).with_name("codes.yaml")
 ROLES = ("stage", "outcome", "comorbidity")
-OUTCOME_SETS = ("esrd", "transplant", "dialysis")  # cohort.py needs these three by name
+OUTCOME_SETS = ("esrd", "transplant", "dialysis")  # timeline.py needs these three by name
 INDEX_SETS = ("ckd_stage_3", "ckd_stage_4", "ckd_stage_5")
 
 

@@ -1,9 +1,9 @@
 """From a strong teacher to small students, with kdfast's fused losses.
 
 The people of a task are split 60 / 20 / 20 into training, validation and test people. The teacher is an
-LSTM, or an ensemble of it with a logistic and a boosted model: the mean of its members' calibrated logits.
-What a student learns from is the teacher's answer for a person by members trained without that person
-(cross-fitting): a teacher asked about its own training people only repeats their labels.
+LSTM, or an ensemble of it with a boosted and a logistic model, each cross-fitted: one model a fold of the
+training people. A student learns the answers of the models that have not seen the person; a teacher asked
+about its own training people only repeats their labels. For new people all of them answer together.
 
 A student's loss is (1 - alpha) cross-entropy + alpha T^2 KL, unweighted, since the teacher's logits are
 calibrated and class weights would pull the other way. Validation people calibrate and choose the threshold;
@@ -28,15 +28,16 @@ from kdfast.recipes.common.options import RunOptions
 from kdfast.recipes.common.stage import train_stage
 from kdfast.recipes.esrd.cohort import Task
 from kdfast.recipes.esrd.evaluation import (
+    CrossFitted,
     Platt,
     auroc,
     best_f1_threshold,
     bootstrap,
-    cross_logits,
+    cross_fit,
     scores,
     split,
 )
-from kdfast.recipes.esrd.models import Model, Settings, make_model, network_logits
+from kdfast.recipes.esrd.models import Settings, make_model
 from kdfast.recipes.esrd.models.students import make_student
 from kdfast.recipes.esrd.models.training import RiskTraining, samples
 
@@ -60,33 +61,34 @@ def split_parts(task: Task, seed: int) -> Parts:
 
 
 class Teacher:
-    """Members trained on the training people; `logits` is the mean of their calibrated logits."""
+    """The mean of its members' calibrated logits."""
 
-    def __init__(self, members: list[tuple[Model, Platt]]) -> None:
+    def __init__(self, members: list[CrossFitted]) -> None:
         self.members = members
+        self.crossed = np.mean([member.crossed for member in members], axis=0)  # [training people]
 
     def logits(self, x: np.ndarray) -> np.ndarray:
-        return np.mean(
-            [platt.slope * model.logits(x) + platt.intercept for model, platt in self.members], axis=0
-        )
+        """Of people it has not seen."""
+        return np.mean([member.logits(x) for member in self.members], axis=0)
+
+    def answers(self, task: Task) -> dict[str, list[float]]:
+        """`crossed`, and the logits of everybody in `task` (true predictions for other than training people),
+        for a run folder to keep.
+        """
+        return {"crossed": self.crossed.tolist(), "logits": self.logits(task.x).tolist()}
 
 
 def fit_teacher(
-    task: Task, parts: Parts, kind: str, settings: Settings, sizes: dict[str, Any], seed: int, out: RunFolder
-) -> tuple[Teacher, np.ndarray]:
-    """The teacher, and its cross-fitted logits [training people]."""
+    task: Task, parts: Parts, kind: str, settings: Settings, sizes: dict[str, Any], seed: int
+) -> Teacher:
+    """Every member cross-fitted on the training people."""
     rows = parts.train
-    x, y, weight = task.x[rows], task.y[rows], task.weight[rows]
-    groups = task.people["patient_id"].to_numpy()[rows]
-    members, crossed = [], []
+    data = task.x[rows], task.y[rows], task.weight[rows], task.people["patient_id"].to_numpy()[rows]
+    members = []
     for name in TEACHERS[kind]:
         build = partial(make_model, name, task.features, settings=settings, sizes=sizes, seed=seed)
-        compute = partial(cross_logits, x, y, weight, groups, build, CROSS_FOLDS, seed)
-        logits = np.array(out.result(f"teacher-{name}-crossed", lambda run=compute: run().tolist()))
-        platt = Platt.fit(logits, y, weight)
-        members.append((build().fit(x, y, weight), platt))
-        crossed.append(platt.slope * logits + platt.intercept)
-    return Teacher(members), np.mean(crossed, axis=0)
+        members.append(cross_fit(*data, build, CROSS_FOLDS, seed))
+    return Teacher(members)
 
 
 def fit_student(
@@ -134,21 +136,13 @@ class Judged:
     platt: Platt
 
 
-def judge(
-    name: str,
-    logits: Callable[[np.ndarray], np.ndarray],
-    task: Task,
-    parts: Parts,
-    size: int | None,
-    seed: int,
-) -> Judged:
-    """Calibrated on validation people, measured on test people."""
+def judge(name: str, logits: np.ndarray, task: Task, parts: Parts, size: int | None, seed: int) -> Judged:
+    """`logits` [n] of the task's people: calibrated on the validation people, measured on the test people."""
     rows = parts.validation
-    raw = logits(task.x[rows])
-    platt = Platt.fit(raw, task.y[rows], task.weight[rows])
-    threshold = best_f1_threshold(task.y[rows], platt(raw), task.weight[rows])
+    platt = Platt.fit(logits[rows], task.y[rows], task.weight[rows])
+    threshold = best_f1_threshold(task.y[rows], platt(logits[rows]), task.weight[rows])
     rows = parts.test
-    y, p, w = task.y[rows], platt(logits(task.x[rows])), task.weight[rows]
+    y, p, w = task.y[rows], platt(logits[rows]), task.weight[rows]
     interval = bootstrap(lambda i: auroc(y[i], p[i], w[i]), len(y), seed=seed)
     return Judged(name, size, scores(y, p, w, threshold=threshold), interval, p, threshold, platt)
 
@@ -175,11 +169,6 @@ def latency(
         return found
     finally:
         torch.set_num_threads(threads)
-
-
-def runner(network: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
-    """A network as a function from cells to logits."""
-    return lambda x: network_logits(network, x)
 
 
 def size_of(model: Any) -> int | None:

@@ -10,8 +10,10 @@ They sum to f(z) - E f(b). shap's deep explainers do not know recurrent layers; 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,18 +21,21 @@ from torch import Tensor, nn
 
 from kdfast.recipes.esrd.grid import Feature
 from kdfast.recipes.esrd.models import RiskNetwork, TabularModel
-from kdfast.recipes.esrd.models.students import KANStudent
+from kdfast.recipes.esrd.models.students import KAN_RANGE, KANStudent
 from kdfast.recipes.esrd.models.summary import summarise
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """values [n, P] add up, with `base`, to the model's output; data [n, P] holds what they belong to."""
+    """values [n, P] add up, with `base`, to the model's output, which is in `unit`; data [n, P] holds what
+    they belong to.
+    """
 
     values: np.ndarray
     base: float
     data: np.ndarray
     names: list[str]
+    unit: str = "log odds"
 
     def importance(self) -> dict[str, float]:
         """Mean absolute value of each name, largest first."""
@@ -38,12 +43,22 @@ class Explanation:
         order = np.argsort(-mean)
         return {self.names[i]: float(mean[i]) for i in order}
 
+    def to_json(self) -> dict[str, Any]:
+        """For a run folder."""
+        return asdict(self) | {"values": self.values.tolist(), "data": self.data.tolist()}
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> Explanation:
+        return cls(**stored | {k: np.asarray(stored[k], dtype=np.float64) for k in ("values", "data")})
+
 
 def tree_shap(model: TabularModel, x: np.ndarray) -> Explanation:
     """Shapley values of a fitted tree model for people x [n, T, F]; logits for boosting, probability for a
     forest.
     """
-    import shap
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PendingDeprecationWarning)  # its use of matplotlib
+        import shap
 
     table, names = summarise(x, model.features)
     estimator = model.estimator_
@@ -51,9 +66,10 @@ def tree_shap(model: TabularModel, x: np.ndarray) -> Explanation:
     inputs = table if steps is None else estimator[:-1].transform(table)
     found = shap.TreeExplainer(estimator if steps is None else steps[-1][1])(inputs, check_additivity=False)
     values, base = found.values, np.asarray(found.base_values)
-    if values.ndim == 3:  # a forest explains both classes
-        values, base = values[:, :, 1], base[:, 1]
-    return Explanation(values, float(base.mean()), table, names)
+    unit = "log odds"
+    if values.ndim == 3:  # a forest explains the probability of both classes
+        values, base, unit = values[:, :, 1], base[:, 1], "probability"
+    return Explanation(values, float(base.mean()), table, names, unit)
 
 
 def expected_gradients(
@@ -99,21 +115,57 @@ def explain_network(
 
 
 def kan_importances(student: KANStudent, x: np.ndarray) -> dict[str, float]:
-    """Mean size of the functions that leave each input of a KAN student, over x [n, T, F]; largest first."""
-    from kdfast.functional import kan_edge_stats
-
-    layer = student.first_layer
+    """Spread (standard deviation) of the functions that leave each input of a KAN student, over x [n, T, F];
+    largest first. Their mean size would also count what is the same for everybody.
+    """
     with torch.no_grad():
-        size, _, _ = kan_edge_stats(
-            student.rows(torch.from_numpy(x)),
-            layer.spline_weight,
-            grid=layer.grid,
-            degree=layer.degree,
-            scale=layer.spline_scaler,
-            base_weight=layer.base_weight,
-            base=layer.base,
-            extrapolation=layer.extrapolation,
-        )
-    mean = size.mean(0)
-    order = torch.argsort(mean, descending=True)
-    return {student.summary.names[i]: float(mean[i]) for i in order}
+        _, _, variance = student.first_layer.edge_stats(student.rows(torch.from_numpy(x)))
+    spread = variance.clamp(min=0).sqrt().mean(0)
+    order = torch.argsort(spread, descending=True)
+    return {student.summary.names[i]: float(spread[i]) for i in order}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What one input of a one-layer KAN adds to the log odds: y [G] at values x [G] in the feature's unit."""
+
+    name: str
+    unit: str
+    flag: bool
+    x: np.ndarray
+    y: np.ndarray
+
+
+@torch.no_grad()
+def kan_curves(
+    student: KANStudent,
+    x: np.ndarray,
+    features: Sequence[Feature],
+    *,
+    slope: float = 1.0,
+    top: int = 6,
+    points: int = 60,
+) -> list[Curve]:
+    """The curves of the `top` inputs between the 1st and 99th percentile of people x [n, T, F], relative to
+    the average person, times `slope`, that of the student's calibration.
+
+    ValueError if the KAN has several layers, whose inputs have no curve of their own.
+    """
+    if len(student.kan) != 1:
+        raise ValueError(f"only a KAN of one layer is a sum of curves, this one has {len(student.kan)}")
+    rows = student.rows(torch.from_numpy(x))
+    rest = torch.zeros(points, rows.size(1))
+    columns = [*student.summary.last, *student.summary.mean]
+    curves = []
+    for name in list(kan_importances(student, x))[:top]:
+        i = student.summary.names.index(name)
+        feature = features[columns[i]]
+        low, high = torch.quantile(rows[:, i], torch.tensor([0.01, 0.99])).tolist()
+        rest[:, i] = torch.linspace(low, high, points)
+        added = slope * (student.kan(rest) - student.kan(torch.zeros_like(rest))).squeeze(-1)
+        raw = rest[:, i] * KAN_RANGE * student.preparer.deviation[columns[i]]
+        raw = raw + student.preparer.mean[columns[i]]
+        shown = torch.expm1(raw) if feature.skewed else raw
+        curves.append(Curve(name, feature.unit, feature.flag, shown.numpy(), added.numpy()))
+        rest[:, i] = 0
+    return curves

@@ -7,7 +7,7 @@ from typing import Literal
 
 import polars as pl
 
-Effect = Literal["stop", "exclude", "note"]
+Effect = Literal["stop", "exclude", "note", "kept"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Finding:
-    """`count` of `total` rows of `table` have `problem`."""
+    """`count` of `total` rows of `table` have `problem`; "kept" rows are used all the same, as it says."""
 
     table: str
     problem: str
@@ -37,8 +37,10 @@ class Finding:
         return f"{self.table}: {self.count:,} of {self.total:,} rows {self.problem}"
 
 
-def apply_rules(table: str, frame: pl.LazyFrame, rules: list[Rule]) -> tuple[pl.LazyFrame, list[Finding]]:
-    """`frame` without the rows any rule marks, and the findings, counted in one streaming pass."""
+def apply_rules(
+    table: str, frame: pl.LazyFrame, rules: list[Rule]
+) -> tuple[pl.LazyFrame, list[Finding], int]:
+    """`frame` without the rows any rule marks, the findings, the rows read; counted in one streaming pass."""
     marks = [rule.bad.fill_null(False) for rule in rules]
     counts = frame.select(
         pl.len().alias("total"), *(mark.sum().alias(str(i)) for i, mark in enumerate(marks))
@@ -49,4 +51,4 @@ def apply_rules(table: str, frame: pl.LazyFrame, rules: list[Rule]) -> tuple[pl.
         for rule, n in zip(rules, found, strict=True)
         if n
     ]
-    return frame.filter(~pl.any_horizontal(marks)), findings
+    return frame.filter(~pl.any_horizontal(marks)), findings, total

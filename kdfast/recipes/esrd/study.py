@@ -20,6 +20,7 @@ class Study:
     cohort: Cohort | None = None
     static: Task | None = None
     findings: list[Finding] = field(default_factory=list)
+    rows: dict[str, int] = field(default_factory=dict)  # of each table that was read
     truth: Truth | None = None  # of synthetic people
     horizon: int = 24  # months
     sources: tuple[str, ...] = ("clinical", "claims")
@@ -33,6 +34,12 @@ class Study:
     def funnel(self) -> Funnel:
         """Before any window."""
         return self.cohort.funnel if self.cohort is not None else []
+
+    def outcome_after(self, task: Task) -> str:
+        """The outcome with its period, such as "ESRD within 24 months after the observation window"."""
+        return (
+            f"{self.outcome} within {task.horizon} months after the window" if task.horizon else self.outcome
+        )
 
     def task(self, months: int, horizon: int = 0, **options: Any) -> Task:
         """`Cohort.task`, or the static one under the same options as far as they apply."""

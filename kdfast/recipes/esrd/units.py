@@ -1,9 +1,9 @@
 """Units of laboratory values: conversion, plausible ranges, and the search for values in a unit they do not
 claim.
 
-A few implausible values are entry errors and can be left out. When more than `MIX_UP` of a test's values
-are, the unit is wrong, and no option makes the recipe go on: a creatinine of 90 "mg/dL" is 90 umol/L, and
-only the person can say so.
+A few implausible values are entry errors and can be left out with the person's consent. When more than
+`MIX_UP` of a test's values are, the unit is wrong, and no option makes the recipe go on: a creatinine of 90
+"mg/dL" is 90 umol/L, and only the person can say so.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def implausible() -> pl.Expr:
 
 
 def check_units(table: str, frame: pl.LazyFrame) -> list[Finding]:
-    """Findings with effect "stop": units no test has, and tests whose values do not fit their unit."""
+    """Units that a test does not have (effect "stop"), values that do not fit their unit ("stop" if many)."""
+    raw = pl.col("value") / pl.col("factor")
     groups = (
         frame.filter(pl.col("low").is_not_null())
         .group_by("test", "unit", "factor")
@@ -50,8 +51,8 @@ def check_units(table: str, frame: pl.LazyFrame) -> list[Finding]:
             pl.col("value").count().alias("count"),
             pl.len().alias("rows"),
             implausible().sum().alias("bad"),
-            (pl.col("value") / pl.col("factor")).min().alias("least"),
-            (pl.col("value") / pl.col("factor")).max().alias("most"),
+            raw.filter(implausible()).min().alias("least"),
+            raw.filter(implausible()).max().alias("most"),
         )
         .sort("test", "unit", nulls_last=True)
         .collect(engine="streaming")
@@ -62,21 +63,22 @@ def check_units(table: str, frame: pl.LazyFrame) -> list[Finding]:
         if g["factor"] is None and g["unit"] is not None:
             problem = f"give {m.name} in {g['unit']!r}, which is none of {', '.join(m.factors)}"
             findings.append(Finding(table, problem, g["rows"], g["rows"], "stop"))
-        elif g["count"] and g["bad"] > MIX_UP * g["count"]:
-            findings.append(Finding(table, _wrong_unit(frame, m, g), g["bad"], g["count"], "stop"))
+        elif g["bad"]:
+            effect = "stop" if g["bad"] > MIX_UP * g["count"] else "exclude"
+            findings.append(Finding(table, _wrong_unit(frame, m, g), g["bad"], g["count"], effect))
     return findings
 
 
 def _wrong_unit(frame: pl.LazyFrame, m: Measurement, group: dict) -> str:
-    """Says which other unit would put most of the group's values into the plausible range."""
+    """Says which other unit would put most of the implausible values into the plausible range."""
     raw = pl.col("value") / pl.col("factor")
     others = [u for u, f in m.factors.items() if f != group["factor"]]
     inside = [(raw * m.factors[u]).is_between(*m.plausible).mean().alias(u) for u in others]
-    here = frame.filter((pl.col("test") == m.name) & (pl.col("unit") == group["unit"]))
+    here = frame.filter((pl.col("test") == m.name) & (pl.col("unit") == group["unit"]) & implausible())
     shares = here.select(pl.lit(0.0).alias("-"), *inside).collect(engine="streaming").row(0, named=True)
     best = max(shares, key=lambda unit: shares[unit] or 0.0)
     guess = (
-        f"; they look like {best} ({shares[best]:.0%} would be plausible)"
+        f"; they look like {best} ({shares[best]:.0%} of them would be plausible)"
         if (shares[best] or 0) > 0.5
         else ""
     )

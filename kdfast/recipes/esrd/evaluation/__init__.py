@@ -1,7 +1,7 @@
 """Evaluation: metrics with weights and intervals, calibration, nested cross-validation, subgroups."""
 
 from kdfast.recipes.esrd.evaluation.calibration import Platt
-from kdfast.recipes.esrd.evaluation.cv import Predictions, cross_logits, nested_cv, split
+from kdfast.recipes.esrd.evaluation.cv import CrossFitted, Predictions, cross_fit, nested_cv, split
 from kdfast.recipes.esrd.evaluation.metrics import (
     auprc,
     auroc,
@@ -10,10 +10,12 @@ from kdfast.recipes.esrd.evaluation.metrics import (
     calibration_curve,
     curve_points,
     net_benefit,
+    score_intervals,
     scores,
 )
 
 __all__ = [
+    "CrossFitted",
     "Platt",
     "Predictions",
     "auprc",
@@ -21,10 +23,11 @@ __all__ = [
     "best_f1_threshold",
     "bootstrap",
     "calibration_curve",
-    "cross_logits",
+    "cross_fit",
     "curve_points",
     "nested_cv",
     "net_benefit",
+    "score_intervals",
     "scores",
     "split",
 ]

@@ -29,7 +29,7 @@ class MLPEncoder(nn.Sequential):
 
 
 class CNNEncoder(nn.Module):
-    """Convolutions over three steps, then the largest response in time."""
+    """Convolutions over three steps, then the largest response in time beside the last one."""
 
     def __init__(self, features: int, steps: int, hidden: int, layers: int, dropout: float) -> None:
         super().__init__()
@@ -41,10 +41,11 @@ class CNNEncoder(nn.Module):
                 nn.Dropout(dropout),
             ]
         self.blocks = nn.Sequential(*blocks)
-        self.width = hidden
+        self.width = 2 * hidden
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.blocks(z.transpose(1, 2)).amax(-1)
+        h = self.blocks(z.transpose(1, 2))
+        return torch.cat([h.amax(-1), h[:, :, -1]], -1)
 
 
 class RecurrentEncoder(nn.Module):
@@ -114,12 +115,12 @@ class TCNEncoder(nn.Module):
 
 
 class TransformerEncoder(nn.Module):
-    """torch's Transformer layers over learned positions, then the mean over steps."""
+    """torch's Transformer layers over learned positions; the last step, which attends to all, is read out."""
 
     def __init__(self, features: int, steps: int, hidden: int, layers: int, dropout: float) -> None:
         super().__init__()
         self.inputs = nn.Linear(features, hidden)
-        self.position = nn.Parameter(torch.zeros(steps, hidden))
+        self.position = nn.Parameter(0.02 * torch.randn(steps, hidden))
         heads = next(h for h in (4, 2, 1) if hidden % h == 0)
         layer = nn.TransformerEncoderLayer(
             hidden, heads, 2 * hidden, dropout, batch_first=True, norm_first=True
@@ -129,7 +130,7 @@ class TransformerEncoder(nn.Module):
         self.width = hidden
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.norm(self.layers(self.inputs(z) + self.position)).mean(1)
+        return self.norm(self.layers(self.inputs(z) + self.position)[:, -1])
 
 
 def _recurrent(kind: str, bidirectional: bool = False) -> Callable[..., nn.Module]:

@@ -13,7 +13,7 @@ from kdfast.recipes.esrd.models.preparer import Preparer
 
 
 class RiskNetwork(nn.Module):
-    """Logit of the outcome. `fit_preparer` first; then train the rest."""
+    """Logit of the outcome. `preparer.fit` first; then train the rest."""
 
     def __init__(
         self,
@@ -25,11 +25,12 @@ class RiskNetwork(nn.Module):
         layers: int = 2,
         dropout: float = 0.2,
         head: Literal["mlp", "linear"] = "mlp",
+        imputation: str = "median",
     ) -> None:
         super().__init__()
         if kind not in ENCODERS:
             raise ValueError(f"kind must be one of {', '.join(ENCODERS)}, got {kind!r}")
-        self.preparer = Preparer(features)
+        self.preparer = Preparer(features, imputation=imputation)
         self.encoder = ENCODERS[kind](len(features), steps, hidden, layers, dropout)
         width = self.encoder.width
         self.head = nn.Linear(width, 1) if head == "linear" else _mlp_head(width, hidden, dropout)

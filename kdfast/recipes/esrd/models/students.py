@@ -7,10 +7,13 @@ say different things) and, with one layer, is a sum of one curve a feature: risk
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
 
+from kdfast.nn import KAN
+from kdfast.ops.kan_linear import kan_linear_reference
 from kdfast.recipes.esrd.grid import Feature
 from kdfast.recipes.esrd.models.network import RiskNetwork
 from kdfast.recipes.esrd.models.preparer import Preparer
@@ -41,8 +44,6 @@ class KANStudent(nn.Module):
         self, features: Sequence[Feature], steps: int, *, hidden: int = 0, grid_size: int = 4
     ) -> None:
         super().__init__()
-        from kdfast.nn import KAN
-
         self.preparer = Preparer(features)
         self.summary = Summary(features, steps)
         widths = [len(self.summary.names), *([hidden] if hidden else []), 1]
@@ -55,17 +56,40 @@ class KANStudent(nn.Module):
     @property
     def first_layer(self) -> nn.Module:
         """The KAN layer that reads the rows."""
-        return next(iter(self.kan.children())) if not hasattr(self.kan, "layers") else self.kan.layers[0]
+        return self.kan[0]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.kan(self.rows(x)).squeeze(-1)
 
 
-def kan_available() -> bool:
-    """Whether this kdfast has `kdfast.nn.KAN`."""
-    import kdfast.nn
+class DefinedLayer(nn.Module):
+    """A KANLinear by its definition in plain torch, for files that must run without kdfast."""
 
-    return hasattr(kdfast.nn, "KAN")
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        layer = self.layer
+        return kan_linear_reference(
+            x,
+            layer.spline_weight,
+            grid=layer.grid,
+            degree=layer.degree,
+            scale=layer.spline_scaler,
+            base_weight=layer.base_weight,
+            base=layer.base,
+            extrapolation=layer.extrapolation,
+        )
+
+
+def exportable(network: nn.Module) -> nn.Module:
+    """The same network of plain torch operations: KAN layers by their definition, the rest as it is."""
+    if not isinstance(network, KANStudent):
+        return network
+    copy = deepcopy(network)
+    copy.kan = nn.Sequential(*map(DefinedLayer, copy.kan))
+    return copy
 
 
 def make_student(kind: str, features: Sequence[Feature], steps: int, *, hidden: int = 8) -> nn.Module:

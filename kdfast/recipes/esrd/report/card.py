@@ -37,9 +37,12 @@ WEIGHTED = (
 class Facts:
     """What the card says of this run."""
 
+    outcome: str
+    people: str
     features: int
     steps: int
     student: str
+    performance: str
     teacher: str
     race: bool
 
@@ -52,11 +55,13 @@ def card(study: Study, facts: Facts) -> dict[str, str]:
     return {
         "Intended use": "research and teaching on predicting the outcome from routine records",
         "Not for": "decisions about care, insurance or benefits; children; people unlike the cohort",
-        "Outcome": study.outcome,
+        "Outcome": facts.outcome,
         "Data": study.provenance,
+        "People": facts.people,
         "Input": f"{facts.features} features{steps}, raw units, gaps allowed",
         "Output": "calibrated probability of the outcome",
         "Student": facts.student,
+        "Performance": facts.performance,
         "Teacher": facts.teacher,
         "Judged on": "people that neither teacher nor student has seen; intervals by bootstrap over people",
         "Race": race,

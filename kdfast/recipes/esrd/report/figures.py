@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from kdfast.recipes.common.report import COLORS, STYLE
 from kdfast.recipes.esrd.cohort import Funnel
 from kdfast.recipes.esrd.evaluation import calibration_curve, curve_points, net_benefit
-from kdfast.recipes.esrd.explain import Explanation
+from kdfast.recipes.esrd.explain import Curve, Explanation
+from kdfast.recipes.esrd.report.labels import model_name, readable
 from kdfast.recipes.esrd.steps import Evaluated
 
 Labelled = Mapping[str, Evaluated]
@@ -75,7 +76,9 @@ def by_window(rows: Sequence[Evaluated]) -> Figure:
         x = np.array([r.months for r in own]) + 0.35 * (i - (len(names) - 1) / 2)
         y = np.array([r.scores["auroc"] for r in own])
         low, high = np.array([r.interval for r in own]).T
-        axes.errorbar(x, y, yerr=[y - low, high - y], marker="o", capsize=2, linewidth=1.4, label=name)
+        axes.errorbar(
+            x, y, yerr=[y - low, high - y], marker="o", capsize=2, linewidth=1.4, label=model_name(name)
+        )
     axes.set_xticks(sorted({r.months for r in rows}))
     axes.legend(fontsize=8, ncols=2)
     return figure
@@ -133,7 +136,7 @@ def decision(rows: Labelled) -> Figure:
 def beeswarm(found: Explanation, *, top: int = 12) -> Figure:
     """One dot a person and feature: its Shapley value, coloured by the feature's value among people."""
     names = list(found.importance())[:top]
-    figure, axes = _axes(0.7 + 0.32 * len(names), xlabel="Shapley value (log odds; right: more risk)")
+    figure, axes = _axes(0.7 + 0.32 * len(names), xlabel=f"Shapley value ({found.unit}; right: more risk)")
     draw = np.random.default_rng(0)
     for i, name in enumerate(names):
         column = found.names.index(name)
@@ -147,7 +150,7 @@ def beeswarm(found: Explanation, *, top: int = 12) -> Figure:
             found.values[:, column], i + draw.uniform(-0.28, 0.28, len(value)), s=7, c=colour, linewidths=0
         )
     axes.axvline(0, color="#9ca3af", linewidth=1)
-    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_yticks(range(len(names)), [readable(name) for name in names], fontsize=8)
     axes.invert_yaxis()
     return figure
 
@@ -176,4 +179,26 @@ def bars(values: Mapping[str, float], xlabel: str, *, top: int = 12) -> Figure:
     axes.tick_params(axis="y", labelsize=8)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
+    return figure
+
+
+def curves(found: Sequence[Curve]) -> Figure:
+    """One panel a curve; two dots for a yes-or-no feature."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 2.1 * -(-len(found) // 3)), layout="constrained")
+        panels = figure.subplots(-(-len(found) // 3), 3, sharey=True, squeeze=False).ravel()
+    for axes, curve in zip(panels, found, strict=False):
+        if curve.flag:
+            axes.plot([0, 1], np.interp([0, 1], curve.x, curve.y), "o:", linewidth=1)
+            axes.set_xticks([0, 1], ["no", "yes"])
+            axes.set_xlim(-0.4, 1.4)
+        else:
+            axes.plot(curve.x, curve.y, linewidth=1.8)
+            axes.set_xlabel(curve.unit, fontsize=8)
+        axes.axhline(0, color="#9ca3af", linewidth=0.8)
+        axes.set_title(_wrap(readable(curve.name), 22), fontsize=8)
+        axes.tick_params(labelsize=7)
+    for axes in panels[len(found) :]:
+        axes.set_visible(False)
+    figure.supylabel("change of the log odds", fontsize=8)
     return figure

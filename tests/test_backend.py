@@ -1,0 +1,33 @@
+"""Which backend serves a tensor, and what is said where none can."""
+
+import pytest
+import torch
+
+from kdfast import backend
+from kdfast.ops._fake import register_fake
+
+
+def test_a_slip_in_the_environment_is_a_sentence(monkeypatch):
+    monkeypatch.setenv("KDFAST_BACKEND", "fast")
+    monkeypatch.setattr(backend, "_asked", "fast")
+    with pytest.raises(ValueError, match="KDFAST_BACKEND must be one of native, triton"):
+        backend.of(torch.zeros(2))
+
+
+def test_a_library_older_than_the_python_files_is_named():
+    if backend.reason_against("native", "cpu") is not None:
+        pytest.skip("the native library is not there")
+    with pytest.warns(UserWarning, match="older than its Python files"):
+        register_fake("op_of_tomorrow", lambda x: x)
+
+
+def test_an_explicit_choice_never_falls_back():
+    with backend.use("triton"):
+        reason = backend.reason_against("triton", "cpu")
+        if reason is None:
+            pytest.skip("Triton's interpreter serves the CPU in this run")
+        with pytest.raises(RuntimeError, match="backend 'triton' was asked for"):
+            backend.of(torch.zeros(2), "kl_div")
+    assert backend.of(torch.zeros(2), "no_such_op") == "reference"
+    with pytest.raises(ValueError, match="backend must be one of"):
+        backend.use("fast")

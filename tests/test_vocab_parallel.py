@@ -1,0 +1,69 @@
+"""vocab_parallel: two ranks that hold different classes get the loss and the gradient of whole rows."""
+
+import pytest
+import torch
+from ranks import on_two_ranks
+
+import kdfast.functional as KF
+from kdfast import vocab_parallel
+
+NAMES = ("kl_div", "reverse_kl_div")
+INF = float("inf")
+
+
+def inputs(near: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    teacher, noise = (torch.randn(5, 40, generator=generator) for _ in range(2))
+    student = teacher + (1e-3 if near else 1.0) * noise
+    student[1, 3], teacher[1, 3] = -INF, -INF
+    student[2], student[3, 0] = -INF, float("nan")
+    return student, teacher, torch.tensor([1.0, 2, 1, 0, 0.5])
+
+
+def whole_rows(rank: int) -> None:
+    from torch.distributed.tensor import DTensor, Shard, init_device_mesh
+
+    torch.set_num_threads(1)
+    mesh = init_device_mesh("cpu", (2,))
+    mine = slice(0, 15) if rank == 0 else slice(15, 40)
+    for near in (False, True):
+        student, teacher, mask = inputs(near)
+        for name in NAMES:
+            for reduction in ("mean", "batchmean", "none"):
+                options = {"temperature": 2.0, "mask": mask, "reduction": reduction}
+                whole = student.clone().requires_grad_()
+                truth = getattr(KF, name)(whole.double(), teacher.double(), **options)
+                truth.sum().backward()
+                shard = student[:, mine].clone().requires_grad_()
+                loss = getattr(vocab_parallel, name)(shard, teacher[:, mine], **options)
+                loss.sum().backward()
+                torch.testing.assert_close(loss.double(), truth, rtol=1e-4 if near else 1e-5, atol=1e-9)
+                error = (shard.grad - whole.grad[:, mine]).norm()
+                assert error <= 1e-4 * whole.grad.norm(), (name, near, error)
+        half = slice(20 * rank, 20 * rank + 20)
+        spread = [DTensor.from_local(x[:, half].contiguous(), mesh, [Shard(1)]) for x in (student, teacher)]
+        leaf = spread[0].detach().requires_grad_()
+        loss = KF.kl_div(leaf, spread[1], mask=mask, reduction="mean")
+        loss.backward()
+        whole = student.double().requires_grad_()
+        truth = KF.kl_div(whole, teacher.double(), mask=mask, reduction="mean")
+        truth.backward()
+        torch.testing.assert_close(loss.double(), truth, rtol=1e-4, atol=1e-9)
+        error = (leaf.grad.to_local() - whole.grad[:, half]).norm()
+        assert leaf.grad.placements == leaf.placements and error <= 1e-4 * whole.grad.norm()
+        with pytest.raises(ValueError, match="js_div of DTensors"):
+            KF.js_div(*spread)
+        with pytest.raises(ValueError, match="sharded on its last dimension"):
+            KF.kl_div(*(DTensor.from_local(x, mesh, [Shard(0)]) for x in (student, teacher)))
+
+
+def test_two_ranks(tmp_path):
+    on_two_ranks(whole_rows, tmp_path)
+
+
+def test_bad_input():
+    x = torch.randn(3, 5)
+    with pytest.raises(ValueError, match="5 and 4 classes"):
+        vocab_parallel.kl_div(x, x[:, :4])
+    with pytest.raises(TypeError, match="student must be a tensor"):
+        vocab_parallel.kl_div([1.0], x)
