@@ -125,11 +125,11 @@ def test_no_samples(device, shape):
 
 def test_second_derivatives(device):
     grid = layer_grid("N", 3).to(device)
-    x, coef, *_ = made(device, 5, 2, grid.cpu(), 3)
+    x, coef, *_ = made(device, 2, 1, grid.cpu(), 3)
     x = (x * 0.3).requires_grad_()
 
     def function(x, coef):
         return KF.kan_linear(x, coef, grid=grid)
 
     with kdfast.use("triton"):
-        assert torch.autograd.gradgradcheck(function, (x, coef.requires_grad_()))
+        assert torch.autograd.gradgradcheck(function, (x, coef.requires_grad_()), fast_mode=True)
