@@ -31,6 +31,7 @@ from kdfast.triton_kernels import (
     normalized_mse,
     rows,
     scale_grad,
+    selection_masks,
     weighted_mse,
 )
 from kdfast.triton_kernels.divergence_kernels import total_kernel
@@ -122,6 +123,10 @@ def compile_attention(compiler: Compiler) -> None:
         rest = (0.088, flags, meta(16) if masked else None, flags)
         out, mean, lse = attention_masks.attention_masks(x, x, value, *rest)
         attention_masks.attention_masks_backward(out, mean, out, lse, x, x, value, *rest)
+        compiler.case = f"16x256x15200 M=6 {str(dtype)[6:]}" + (" masked" if masked else "")
+        fused, units, share = meta(16, 256, 15200, dtype=dtype), meta(6, 256), meta(16)
+        spatial, mean = selection_masks.selection_masks(fused, units, flags, share)
+        selection_masks.selection_masks_backward(spatial, mean, spatial, fused, units, flags, share)
 
 
 def usage(kernel) -> dict[str, int]:

@@ -9,7 +9,7 @@ imagenet    a random part of 8 to 100 %, resized, flipped (torchvision's RandomR
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -69,9 +69,14 @@ def batchwise(kind: str, black: Tensor) -> nn.Module | None:
     return made[kind]()
 
 
+def statistics(channels: int) -> tuple[Sequence[float], Sequence[float]]:
+    """ImageNet's mean and standard deviation; of grey images: their means over colour."""
+    return (MEAN, STD) if channels == 3 else ((0.449,), (0.226,))
+
+
 def samplewise(kind: str, size: int, channels: int) -> Callable[[Any], Tensor]:
     """PIL image -> normalised float32 [channels, size, size]."""
-    mean, std = (MEAN, STD) if channels == 3 else ((0.449,), (0.226,))  # grey: the means over colour
+    mean, std = statistics(channels)
     whole = [v2.Resize(size * 8 // 7), v2.CenterCrop(size)]
     steps = {
         "none": whole,

@@ -20,8 +20,8 @@ class ImageOptions(RunOptions):
     """Data, networks and training of image classifiers; a recipe sets its own defaults."""
 
     data: str = "mnist"
-    """mnist, digits, animals or elpv (built in), or a folder: CIFAR's python files, CLASS/*.jpg, or train/
-    and val/ (ImageNet)"""
+    """mnist, digits, animals, elpv or stamps (built in), or a folder: CIFAR's python files, CLASS/*.jpg, or
+    train/ and val/ (ImageNet)"""
 
     label_share: float = 1.0
     """share of the training labels that the students get, drawn class by class by the student's seed"""
@@ -45,7 +45,10 @@ class ImageOptions(RunOptions):
     """the same"""
 
     pretrained: bool = False
-    """begin with the weights that timm or torchvision download for the names"""
+    """the teacher begins with the weights that timm or torchvision download for its name"""
+
+    student_pretrained: bool = False
+    """the students too"""
 
     teacher_epochs: int = 10
     """passes of the teacher over the training images; 0 takes its weights (NAME@WEIGHTS) as they are"""

@@ -66,9 +66,11 @@ class Study:
     def make(self, role: str, **more: float) -> nn.Module:
         """A fresh network for the teacher or the student."""
         fixed = role == "teacher" and self.options.teacher_epochs == 0
+        options = self.options
+        pretrained = options.pretrained if role == "teacher" else options.student_pretrained
         return models.create(
             self.specs[role], classes=len(self.images.classes), channels=self.images.channels,
-            size=self.images.size, pretrained=self.options.pretrained, new_head=not fixed,
+            size=self.images.size, pretrained=pretrained, new_head=not fixed,
             option=f"--{role}", **more,
         )  # fmt: skip
 
