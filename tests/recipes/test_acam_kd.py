@@ -447,6 +447,32 @@ def test_bad_options_are_one_line(arguments, words, tmp_path, capsys, need):
     assert err.count("\n") == 1 and words in err
 
 
+@pytest.mark.parametrize(
+    "model, student_model, levels",
+    [("retinanet", "", 3), ("faster_rcnn", "", 5), ("fcos", "", 3), ("retinanet", "fcos", 3)],
+)
+def test_every_detector_is_distilled(det_folder, model, student_model, levels):
+    """One step of each; two-stage detectors have P2 ... P5 and the pooled level."""
+    options = Options(
+        data="voc", data_root=str(det_folder), model=model, student_model=student_model, short_side=48,
+        long_side=64, width=32, anchor_scale=0.5, extra_levels="yes" if model == "faster_rcnn" else "no",
+        student="mobilenet_v2_0.25", teacher="mobilenet_v2_0.35", kv_pool=1,
+    )  # fmt: skip
+    options.prepare()
+    task = task_of(options)
+    teacher, student = task.network("teacher").eval(), task.network("student")
+    copied = task.inherit(student, teacher).copied
+    assert any("backbone.fpn" in name for name in copied)
+    assert any("backbone.fpn" not in name for name in copied) == (student_model == "")
+    d = task.distiller(student, teacher).train()
+    inputs, target = task.batch(2)
+    out = d(*inputs, target=target)
+    out.loss.backward()
+    assert out.loss.isfinite() and len(d.terms[0].loss.distiller.levels) == levels
+    assert all(p.grad is None or p.grad.isfinite().all() for p in d.parameters())
+    assert not any(name.startswith("terms") for name in d.export_student().state_dict())
+
+
 def test_defaults_of_large_data_are_the_papers():
     options = Options(task="det", data="coco")
     options.prepare()

@@ -53,6 +53,7 @@ class ACAMLevel(nn.Module):
         detach_student_in_attention: bool = False,
         units: CooperativeMasks | None = None,
         attention: CooperativeMasks | None = None,
+        statistics: bool = True,
     ) -> None:
         super().__init__()
         for name, value, known in (
@@ -69,6 +70,7 @@ class ACAMLevel(nn.Module):
         self.div, self.div_masks, self.losses = div, div_masks, losses
         self.mask_norm, self.normalizer, self.eps = mask_norm, normalizer, float(eps)
         self.detach_masks = _check.flag("detach_masks", detach_masks)
+        self.statistics = _check.flag("statistics", statistics)
         self.align = nn.Conv2d(student_channels, channels, 1)
         self.attention = attention or CooperativeMasks(
             channels,
@@ -83,7 +85,9 @@ class ACAMLevel(nn.Module):
         self, student: Tensor, teacher: Tensor, *, valid_mask: Tensor | None = None
     ) -> dict[str, Tensor]:
         spatial, channel = self.attention(student, teacher, valid_mask=valid_mask)
-        found = CooperativeMasks.statistics(spatial, channel, valid_mask=valid_mask)
+        found = {}
+        if self.statistics:
+            found = CooperativeMasks.statistics(spatial, channel, valid_mask=valid_mask)
         loss_s, loss_c = self.imitation(self.align(student), teacher, spatial, channel, valid_mask)
         return {"loss_s": loss_s, "loss_c": loss_c, "loss_div": self.diversity(spatial, channel), **found}
 
@@ -171,6 +175,7 @@ class ACAMDistiller(nn.Module):
             for all levels. Alignment stays one a level.
         detach_masks: the imitation losses do not train the masks, L_div alone does.
         detach_student_in_attention: the student gets no gradient through the masks.
+        statistics: give the masks' statistics too, a few small operations a level.
 
     Raises TypeError or ValueError for bad options and for maps that do not fit, naming the level.
     """

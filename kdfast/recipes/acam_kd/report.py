@@ -74,8 +74,8 @@ def _note(options: Options, task: Task, scores: Scores) -> str:
             spread = f" (standard deviation {100 * stdev(gains):.1f})" if len(gains) > 1 else ""
             better = sum(gain > 0 for gain in gains)
             text += (
-                f"Against the {CALLED.get(other, 'student alone')} of the same seed the distilled one gains "
-                f"{100 * mean(gains):+.1f} points{spread}; it is better in {better} of {len(gains)}. "
+                f"Against the {CALLED.get(other, 'student alone')} of the same seed the distilled one has "
+                f"{100 * mean(gains):+.1f} points{spread} and is better in {better} of {len(gains)}. "
             )
     return text + " ".join(data.findings)
 
@@ -100,7 +100,8 @@ def _add_predictions(report: Report, task: Task, networks: Mapping[str, nn.Modul
         image, target = task.data.test[row]
         pictures.append((f"image {row + 1}: labels", task.wanted(image, target)))
         pictures += [(sections.called(name), task.drawn(each, image)) for name, each in networks.items()]
-    report.images("Predictions on test images", pictures, height=190, note=_legend(task))
+    height = 650 // (len(networks) + 1)  # an image a row
+    report.images("Predictions on test images", pictures, height=height, note=_legend(task))
 
 
 def _legend(task: Task) -> str:

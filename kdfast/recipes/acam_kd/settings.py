@@ -26,11 +26,11 @@ SMALL = {
 }  # fmt: skip
 CELLS = DET | SMALL | {
     "short_side": 120, "long_side": 160, "width": 32, "anchor_scale": 0.5, "extra_levels": "no",
-    "head_norm": "yes", "batch_size": 4, "lr": 0.002, "epochs": 10,
+    "head_norm": "yes", "batch_size": 4, "lr": 0.002, "epochs": 6,
     "teacher_epochs": 14,
 }  # fmt: skip
 BRAIN = SEG | SMALL | {
-    "short_side": 128, "long_side": 128, "width": 64, "batch_size": 4, "lr": 0.003, "epochs": 10,
+    "short_side": 128, "long_side": 128, "width": 64, "batch_size": 4, "lr": 0.003, "epochs": 8,
     "teacher_epochs": 8,
 }  # fmt: skip
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
