@@ -1,24 +1,16 @@
 #include "attention_masks.h"
 
-#include "common/maps_op.h"
-#ifdef KD_DEVICE_CPU
-#include "cpu/attention_plan.h"
-#endif
+#include "common/attention_op.h"
 
 KD_DECLARE_KERNELS(attention_masks, AttentionMasksArgs)
 
 namespace kd {
 
-using MaybeTensor = std::optional<Tensor>;
 using Three = std::tuple<Tensor, Tensor, Tensor>;
 
 // A tensor [B, channels, positions] as a map.
 static MapView view_channels_first(const Tensor& x) {
   return {x.data_ptr(), dtype_of(x), x.stride(0), x.stride(2), x.stride(1)};
-}
-
-static const bool* flags_of(const MaybeTensor& mask) {
-  return mask.has_value() ? static_cast<const bool*>(mask->data_ptr()) : nullptr;
 }
 
 // The inputs of both passes; masks are contiguous, `share` is of the compute type.
@@ -48,36 +40,6 @@ static void run(AttentionMasksArgs& args, AttentionStage stage, int64_t work, co
   args.stage = stage;
   launch(KD_KERNELS(attention_masks), args, Pass::kForward, work, on);
 }
-
-#ifdef KD_DEVICE_CPU
-
-// Allocates the kernels' work memory. A few images are split, into as many parts as many processors could
-// take: their number depends on the shape alone.
-template <class A>
-static Tensor work_as(AttentionMasksArgs& args, const Tensor& on) {
-  const AttentionPlan<A> plan{args};
-  const int64_t wanted = args.batch > 0 ? (2 * kMostSplits + args.batch - 1) / args.batch : 1;
-  const int64_t most = wanted < kMostSplits ? wanted : kMostSplits;
-  args.splits = most < plan.blocks() ? most : plan.blocks();
-  return fresh(on, {plan.total()}, args.compute);
-}
-
-static Tensor work_of(AttentionMasksArgs& args, const Tensor& on) {
-  Tensor work = args.compute == DType::kFloat64 ? work_as<double>(args, on) : work_as<float>(args, on);
-  advise_huge_pages(work.data_ptr(), work.numel() * static_cast<int64_t>(work.element_size()));
-  args.work = work.data_ptr();
-  return work;
-}
-
-#else
-
-static Tensor work_of(AttentionMasksArgs& args, const Tensor& on) {
-  Tensor work = fresh(on, {args.backward ? args.batch * args.queries : 0}, args.compute);
-  args.work = work.data_ptr();
-  return work;
-}
-
-#endif
 
 static Three attention_masks(const Tensor& query, const Tensor& key, const Tensor& value, double scale,
                              const MaybeTensor& query_mask, const MaybeTensor& share,

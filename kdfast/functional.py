@@ -34,6 +34,7 @@ from kdfast.ops.reverse_kl_div import reverse_kl_div
 from kdfast.ops.rkd_angle import rkd_angle
 from kdfast.ops.rkd_distance import rkd_distance
 from kdfast.ops.rpn_distill import rpn_distill
+from kdfast.ops.selection_masks import selection_masks
 from kdfast.ops.similarity_preserving import similarity_preserving
 from kdfast.ops.skew_kl_div import skew_kl_div
 from kdfast.ops.soft_bce import soft_bce
@@ -79,6 +80,7 @@ __all__ = [
     "rkd_angle",
     "rkd_distance",
     "rpn_distill",
+    "selection_masks",
     "similarity_preserving",
     "skew_kl_div",
     "soft_bce",

@@ -11,6 +11,8 @@ import kdfast.nn
 from kdfast.ops import attention_map_kl as room
 from kdfast.ops.attention_map_kl import attention_map_kl_reference
 
+OP = "attention_map_kl"
+
 
 def inputs(lead=(2, 3), rows=9, keys=7, widths=(4, 6), dtype=torch.float64):
     """student_query, student_key, teacher_query, teacher_key."""
@@ -69,9 +71,37 @@ def test_against_the_definition(place, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_chunks_agree_with_the_whole(place, dtype, monkeypatch):
+def test_chunks_agree_with_the_whole(dtype, monkeypatch):
+    """The definition by chunks of rows, as it runs where there is no kernel."""
     monkeypatch.setattr(room, "CHUNK", 6 * 7 * 2)
-    check_op(KF.attention_map_kl, attention_map_kl_reference, cases(dtype), place)
+    with kdfast.use("reference"):
+        check_op(KF.attention_map_kl, attention_map_kl_reference, cases(dtype))
+
+
+@pytest.mark.parametrize("size", [1e-2, 1e-4])
+def test_near_convergence(need, size):
+    """Where the maps are nearly one, the kernel keeps the value's digits, and it is not negative."""
+    need.backend("native", op=OP)
+    sq, sk, *_ = inputs((2, 2), 40, 50, (16, 16), torch.float32)
+    tq = sq + size * noise(sq.shape, torch.float32, 9)
+    expected = attention_map_kl_reference(*(x.double() for x in (sq, sk, tq, sk)), reduction="none")
+    with kdfast.use("native"):
+        ours = KF.attention_map_kl(sq, sk, tq, sk, reduction="none")
+    assert (ours >= 0).all()
+    # Logits carry 1e-7 of rounding each, the value is about the square of their difference.
+    torch.testing.assert_close(ours.double(), expected, rtol=2e-6 / size, atol=0)
+
+
+def test_the_op_keeps_torch_rules(need):
+    """Schema, fake kernel, autograd registration and AOT dispatch of the raw op."""
+    need.backend("native", op=OP)
+    flat = [x.flatten(0, 1) for x in inputs(dtype=torch.float32)]
+    factor = torch.ones(6, 9)
+    keys = torch.ones(6, 7, dtype=torch.bool)
+    for with_grad in (False, True):
+        torch.library.opcheck(
+            torch.ops.kdfast.attention_map_kl.default, (*flat, 0.5, 0.4, None, keys, factor, with_grad)
+        )
 
 
 def test_equal_maps_and_teachers(place):

@@ -81,3 +81,24 @@ def test_bad_input_and_module():
     assert torch.equal(
         kdfast.nn.DiceDiversityLoss(form=FORMS[1])(masks), KF.dice_diversity(masks, form=FORMS[1])
     )
+
+
+@pytest.mark.parametrize("form", ["ratio_of_sums", "pairwise_mean"])
+@pytest.mark.parametrize("scale", [1.0, 1e-10, 1e-17, 1e-25, 1e-38, 1e-44, 0.0])
+def test_shrunken_masks_keep_their_overlap_or_count_as_zeros(form, scale):
+    """Training may shrink masks until their squares underflow: never NaN, in value and gradient."""
+    torch.manual_seed(0)
+    masks = torch.rand(2, 6, 40)
+    want = KF.dice_diversity(masks, form=form)
+    small = (masks * scale).requires_grad_()
+    found = KF.dice_diversity(small, form=form)
+    found.backward()
+    assert small.grad.isfinite().all()
+    if scale > 1e-18:
+        torch.testing.assert_close(found, want)
+    assert 0 <= found <= want * 1.01
+    uneven = torch.rand(2, 6, 40)
+    uneven[:, 1:] *= scale
+    uneven.requires_grad_()
+    KF.dice_diversity(uneven, form=form).backward()
+    assert uneven.grad.isfinite().all()

@@ -659,6 +659,33 @@ def test_function_transforms() -> None:
     torch.testing.assert_close(gradients["student.0.weight"], d.student[0].weight.grad)
 
 
+def test_first_call_adds_gradients_up_in_the_order_of_later_ones():
+    """The first forward notes copies; a resumed run starts with one, and must not differ in the last bits."""
+
+    class Trunk(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.heads = nn.Linear(16, 16), nn.ModuleList(nn.Linear(16, 16) for _ in range(4))
+
+        def forward(self, x):
+            x = self.body(x)
+            return sum(head(x).tanh() for head in self.heads)
+
+    class Loss(nn.Module):
+        def forward(self, s, t):
+            return sum(((s - t) * k).sin().sum() for k in (1.0, 3.0, 7.0))
+
+    torch.manual_seed(0)
+    student, teacher = Trunk(), Trunk()
+    d = Distiller(student, teacher, [Term(Loss(), "body", "body")], task_loss=F.mse_loss)
+    x, target, found = torch.randn(32, 16), torch.randn(32, 16), []
+    for _ in range(2):
+        d.zero_grad()
+        d(x, target=target).loss.backward()
+        found.append(student.body.weight.grad.clone())
+    assert torch.equal(*found)
+
+
 def test_several_paths_give_the_loss_a_tuple():
     """A term over two layers equals the sum of two terms, and its loss's parameters train."""
     torch.manual_seed(0)

@@ -11,12 +11,16 @@ if __name__ != "kdfast.triton_kernels":
 
 from . import (
     attention_masks,
+    bspline_basis,
     js_div,
+    kan_edge_stats,
+    kan_linear,
     kl_div,
     nd_loss,
     normalized_mse,
     reverse_kl_div,
     scale_grad,
+    selection_masks,
     skew_kl_div,
     tv_dist,
     weighted_mse,
@@ -24,12 +28,16 @@ from . import (
 
 __all__ = [
     "attention_masks",
+    "bspline_basis",
     "js_div",
+    "kan_edge_stats",
+    "kan_linear",
     "kl_div",
     "nd_loss",
     "normalized_mse",
     "reverse_kl_div",
     "scale_grad",
+    "selection_masks",
     "skew_kl_div",
     "tv_dist",
     "weighted_mse",

@@ -11,17 +11,14 @@ namespace {
 template <class A>
 class AttentionBackward : AttentionBlock<A> {
   using Base = AttentionBlock<A>;
-  using Base::args_, Base::plan_, Base::b_, Base::kLanes, Base::kPanel, Base::kStep;
+  using Base::args_, Base::plan_, Base::b_, Base::item_, Base::kLanes, Base::kPanel, Base::kStep;
   using typename Base::V;
 
  public:
-  AttentionBackward(const AttentionMasksArgs& args, int64_t item) : Base(args, item), item_(item) {}
+  AttentionBackward(const AttentionMasksArgs& args, int64_t item) : Base(args, item) {}
 
   void run() {
-    A* parts = plan_.key_part_at(item_, 0);
-    for (int64_t k = 0; k < plan_.panels() * kPanel * plan_.grouped_width(); ++k) parts[k] = 0;
-    parts = plan_.value_part_at(item_, 0);
-    for (int64_t k = 0; k < plan_.panels() * kPanel * plan_.grouped_masks(); ++k) parts[k] = 0;
+    this->clear_parts();
     const A* upstream = static_cast<const A*>(args_.grad_mean) + b_ * args_.keys;
     const A share = share_of<A>(args_, b_);
     for (int64_t j = 0; j < plan_.panels() * kPanel; ++j)
@@ -30,14 +27,14 @@ class AttentionBackward : AttentionBlock<A> {
       this->load_queries(first, n);
       load_upstream(first, n);
       make_attention(n);
-      for (int64_t k = 0; k < this->rows_ * plan_.padded_width(); ++k) this->grad_[k] = 0;
+      this->clear_query_grad();
       for (int64_t panel = 0; panel < plan_.panels(); ++panel) {
         value_grad(panel, n);
         logit_grad(panel, n);
-        key_grad(panel, n);
-        query_grad(panel, n);
+        this->key_grad(panel, n, this->tile_, kPanel);
+        this->query_grad(panel, n, this->tile_, kPanel);
       }
-      write_query_grad(first, n);
+      this->write_query_grad(first, n);
     });
   }
 
@@ -88,8 +85,8 @@ class AttentionBackward : AttentionBlock<A> {
     A* part = plan_.value_part_at(item_, panel);
     for (int64_t m = 0; m < args_.masks; m += kGroup)
       for (int64_t column = 0; column < kPanel; column += kStep)
-        add(part + m * kPanel + column, kPanel, this->masks_ + m * this->rows_, 1, kGroup,
-            this->logits(0, panel, column), this->stride_, n);
+        this->add(part + m * kPanel + column, kPanel, this->masks_ + m * this->rows_, 1, kGroup,
+                  this->logits(0, panel, column), this->stride_, n);
   }
 
   // tile_ [rows][panel] = A (P - D).
@@ -116,51 +113,6 @@ class AttentionBackward : AttentionBlock<A> {
       }
     }
   }
-
-  // grad_k += scale q S, for the panel's keys.
-  void key_grad(int64_t panel, int64_t n) {
-    A* part = plan_.key_part_at(item_, panel);
-    for (int64_t d = 0; d < args_.width; d += kGroup)
-      for (int64_t column = 0; column < kPanel; column += kStep)
-        add(part + d * kPanel + column, kPanel, this->columns_ + d * this->rows_, 1, kGroup,
-            this->tile_ + column, kPanel, n);
-  }
-
-  // grad_ [rows][d] += S k over the panel's keys.
-  void query_grad(int64_t panel, int64_t n) {
-    const int64_t wide = plan_.padded_width(), left = args_.keys - panel * kPanel;
-    const A* keys = plan_.key_rows_at(b_, panel);
-    for (int64_t row = 0; row < n; row += kGroup) {
-      each_strip<kTileVectors, V>(args_.width, [&](auto strip, int64_t column) {
-        Tile<decltype(strip)::value, V> tile;
-        A* to = this->grad_ + row * wide + column;
-        tile.load_rows(to, wide);
-        tile.add_product(this->tile_ + row * kPanel, kPanel, 1, keys + column, wide,
-                         left < kPanel ? left : kPanel);
-        tile.store_rows(to, wide);
-      });
-    }
-  }
-
-  // to [six rows] += a b, see Tile::add_product.
-  static KD_FN void add(A* to, int64_t to_stride, const A* a, int64_t a_row, int64_t a_step, const A* b,
-                        int64_t b_step, int64_t n) {
-    Tile<kTileVectors, V> tile;
-    tile.load_rows(to, to_stride);
-    tile.add_product(a, a_row, a_step, b, b_step, n);
-    tile.store_rows(to, to_stride);
-  }
-
-  void write_query_grad(int64_t first, int64_t n) {
-    const MapView& g = args_.grad_query;
-    for (int64_t d = 0; d < args_.width; ++d) {
-      for (int64_t i = 0; i < n; ++i)
-        this->column_[i] = static_cast<A>(args_.scale) * this->grad_[i * plan_.padded_width() + d];
-      write(this->column_, n, g.data, g.dtype, offset_of(g, b_, first, d), g.position_stride);
-    }
-  }
-
-  const int64_t item_;
 };
 
 }  // namespace

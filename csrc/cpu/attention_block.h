@@ -83,6 +83,81 @@ class AttentionBlock {
     }
   }
 
+  // The block's logits, and in lanes() the largest of each row, lane by lane.
+  void make_logits(int64_t n) {
+    for (int64_t i = 0; i < rows_; ++i) store(lanes(i), minus_infinity<V>());
+    each_tile_of_logits(n, [&](const auto& tile, int64_t row, int64_t panel, int64_t column) {
+      tile.store_rows(logits(row, panel, column), stride_);
+      KD_UNROLL
+      for (int r = 0; r < kTileRows; ++r) {
+        V most = load<V>(lanes(row + r));
+        KD_UNROLL
+        for (int v = 0; v < kTileVectors; ++v) most = larger(most, tile.sum[r][v]);
+        store(lanes(row + r), most);
+      }
+    });
+  }
+
+  // The largest logit of row i; make_logits has run.
+  A largest(int64_t i) {
+    const V lanes = load<V>(this->lanes(i));
+    A most = lanes[0];
+    for (int l = 1; l < kLanes; ++l) most = larger(most, lanes[l]);
+    return most;
+  }
+
+  // Sums that start at 0: of keys and values over the item, of the queries over a block.
+  void clear_parts() {
+    A* parts = plan_.key_part_at(item_, 0);
+    for (int64_t k = 0; k < plan_.panels() * kPanel * plan_.grouped_width(); ++k) parts[k] = 0;
+    parts = plan_.value_part_at(item_, 0);
+    for (int64_t k = 0; k < plan_.panels() * kPanel * plan_.grouped_masks(); ++k) parts[k] = 0;
+  }
+  void clear_query_grad() {
+    for (int64_t k = 0; k < rows_ * plan_.padded_width(); ++k) grad_[k] = 0;
+  }
+
+  // grad_k += scale q S, for the panel's keys; slope: S of the panel, rows `stride` apart.
+  void key_grad(int64_t panel, int64_t n, const A* slope, int64_t stride) {
+    A* part = plan_.key_part_at(item_, panel);
+    for (int64_t d = 0; d < args_.width; d += kGroup)
+      for (int64_t column = 0; column < kPanel; column += kStep)
+        add(part + d * kPanel + column, kPanel, columns_ + d * rows_, 1, kGroup, slope + column, stride, n);
+  }
+
+  // grad_ [rows][d] += S k over the panel's keys.
+  void query_grad(int64_t panel, int64_t n, const A* slope, int64_t stride) {
+    const int64_t wide = plan_.padded_width(), left = args_.keys - panel * kPanel;
+    const A* keys = plan_.key_rows_at(b_, panel);
+    for (int64_t row = 0; row < n; row += kGroup) {
+      each_strip<kTileVectors, V>(args_.width, [&](auto strip, int64_t column) {
+        Tile<decltype(strip)::value, V> tile;
+        A* to = grad_ + row * wide + column;
+        tile.load_rows(to, wide);
+        tile.add_product(slope + row * stride, stride, 1, keys + column, wide, left < kPanel ? left : kPanel);
+        tile.store_rows(to, wide);
+      });
+    }
+  }
+
+  // to [six rows] += a b, see Tile::add_product.
+  static KD_FN void add(A* to, int64_t to_stride, const A* a, int64_t a_row, int64_t a_step, const A* b,
+                        int64_t b_step, int64_t n) {
+    Tile<kTileVectors, V> tile;
+    tile.load_rows(to, to_stride);
+    tile.add_product(a, a_row, a_step, b, b_step, n);
+    tile.store_rows(to, to_stride);
+  }
+
+  void write_query_grad(int64_t first, int64_t n) {
+    const MapView& g = args_.grad_query;
+    for (int64_t d = 0; d < args_.width; ++d) {
+      for (int64_t i = 0; i < n; ++i)
+        column_[i] = static_cast<A>(args_.scale) * grad_[i * plan_.padded_width() + d];
+      write(column_, n, g.data, g.dtype, offset_of(g, b_, first, d), g.position_stride);
+    }
+  }
+
   A* logits(int64_t row, int64_t panel, int64_t column = 0) {
     return logits_ + row * stride_ + panel * kPanel + column;
   }

@@ -10,18 +10,18 @@ namespace {
 template <class A>
 class AttentionForward : AttentionBlock<A> {
   using Base = AttentionBlock<A>;
-  using Base::args_, Base::plan_, Base::b_, Base::kLanes, Base::kPanel;
+  using Base::args_, Base::plan_, Base::b_, Base::item_, Base::kLanes, Base::kPanel;
   using typename Base::V;
 
  public:
-  AttentionForward(const AttentionMasksArgs& args, int64_t item) : Base(args, item), item_(item) {}
+  AttentionForward(const AttentionMasksArgs& args, int64_t item) : Base(args, item) {}
 
   void run() {
     A* mean = plan_.mean_part_at(item_, 0);
     for (int64_t j = 0; j < plan_.panels() * kPanel; ++j) mean[j] = 0;
     this->each_block([&](int64_t first, int64_t n) {
       this->load_queries(first, n);
-      make_logits(n);
+      this->make_logits(n);
       for (int64_t i = 0; i < n; ++i) softmax(i, first + i, mean);
       for (int64_t i = 0; i < n; i += kFew) {
         int64_t m = 0;
@@ -34,27 +34,10 @@ class AttentionForward : AttentionBlock<A> {
  private:
   static constexpr int kFew = 4;  // rows of a tile of outputs
 
-  // And the largest logit of each row, lane by lane.
-  void make_logits(int64_t n) {
-    for (int64_t i = 0; i < this->rows_; ++i) store(this->lanes(i), minus_infinity<V>());
-    this->each_tile_of_logits(n, [&](const auto& tile, int64_t row, int64_t panel, int64_t column) {
-      tile.store_rows(this->logits(row, panel, column), this->stride_);
-      KD_UNROLL
-      for (int r = 0; r < kTileRows; ++r) {
-        V most = load<V>(this->lanes(row + r));
-        KD_UNROLL
-        for (int v = 0; v < kTileVectors; ++v) most = larger(most, tile.sum[r][v]);
-        store(this->lanes(row + r), most);
-      }
-    });
-  }
-
   void softmax(int64_t i, int64_t query, A* mean) {
     A* row = this->logits(i, 0);
     const int64_t width = plan_.panels() * kPanel;
-    const V lanes = load<V>(this->lanes(i));
-    A most = lanes[0];
-    for (int l = 1; l < kLanes; ++l) most = larger(most, lanes[l]);
+    const A most = this->largest(i);
     A* lse = static_cast<A*>(args_.lse) + b_ * args_.queries + query;
     if (most == minus_infinity<A>() || !this->attends(query)) {  // a row of zeros
       *lse = -minus_infinity<A>();
@@ -101,8 +84,6 @@ class AttentionForward : AttentionBlock<A> {
     for (int k = 0; k < kMasks; ++k)
       for (int r = 0; r < kFew && i + r < n; ++r) out[k * args_.queries + i + r] = sum_of_lanes(sum[k][r]);
   }
-
-  const int64_t item_;
 };
 
 }  // namespace

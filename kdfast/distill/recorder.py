@@ -111,8 +111,9 @@ class Recorder:
         if torch.compiler.is_compiling():
             entry = (None, output if path == "" else tree_map_only(torch.Tensor, torch.clone, output), None)
         else:
-            copy = path != "" and (self._overwritten.get(path, True) or torch.is_inference_mode_enabled())
-            noted = tree_map_only(torch.Tensor, torch.clone, output) if copy else output
+            copy = self._overwritten.get(path, True) or torch.is_inference_mode_enabled()
+            keep = torch.clone if copy else _alias
+            noted = output if path == "" else tree_map_only(torch.Tensor, keep, output)
             entry = (output, noted, _versions(output))
         self._calls.setdefault(path, []).append(entry)
 
@@ -160,6 +161,16 @@ def refuse_compiled(module: nn.Module, role: str) -> None:
             f"{role} {name} is compiled already, so hooks in it would be ignored; pass the plain module "
             "and compile what wraps it (torch.compile(distiller) compiles both models)"
         )
+
+
+def _alias(tensor: torch.Tensor) -> torch.Tensor:
+    """The same memory behind a node of its own in the graph.
+
+    A copy has one, so that gradients of its consumers are added up before they join the others. Without a
+    node here the first forward of a Distiller (copies) and its later ones would add them in another order,
+    and a resumed run would differ from a straight one in the last bits.
+    """
+    return tensor.view_as(tensor) if tensor.requires_grad and tensor.layout is torch.strided else tensor
 
 
 def _versions(output: Any) -> list[int]:

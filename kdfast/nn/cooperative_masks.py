@@ -140,16 +140,7 @@ class CooperativeMasks(nn.Module):
             raise ValueError(
                 f"fused must be [batch, {self.channels}, height, width], got {tuple(fused.shape)}"
             )
-        with torch.autocast(fused.device.type, enabled=False):
-            flat = fused.flatten(2)
-            if valid_mask is None:
-                descriptor = flat.mean(2)
-            else:
-                inside = valid_mask.flatten(1)
-                count = inside.sum(1, keepdim=True).clamp(min=1)
-                descriptor = torch.where(inside.unsqueeze(1), flat, 0).sum(2) / count
-            logits = self.spatial_units.to(fused.dtype) @ flat
-            return self._masks(logits, descriptor, fused, valid_mask)
+        return KF.selection_masks(fused, self.spatial_units, self.channel_units, valid_mask=valid_mask)
 
     @staticmethod
     @torch.no_grad()

@@ -13,8 +13,13 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from kdfast import backend
 from kdfast.ops import _check, _check_features
 from kdfast.ops._definition import compute_type, reduce_rows
+from kdfast.ops._fake import register_fake
+from kdfast.ops._function import Function
+from kdfast.ops._once import once_differentiable
+from kdfast.ops.scale_grad import scale_grad
 
 CHUNK = 1 << 22  # logits that are held at once
 
@@ -118,7 +123,77 @@ def attention_map_kl(
         for name, x in (("student_scale", student_scale), ("teacher_scale", teacher_scale))
     }
     sides = (student_query, student_key, teacher_query.detach(), teacher_key.detach())
-    return _in_chunks(sides, scales, key_mask, mask, reduction)
+    kernels = backend.of(student_query, "attention_map_kl")
+    if kernels == "reference":
+        return _in_chunks(sides, scales, key_mask, mask, reduction)
+    return _fused(sides, tuple(scales.values()), key_mask, mask, reduction, kernels)
+
+
+def _fused(sides, scales, key_mask, mask, reduction: str, kernels: str) -> Tensor:
+    """By the kernels: leading dimensions joined into one, weights and divisor in the gradient's factor."""
+    rows, lead = sides[0].shape[:-1], sides[0].shape[:-2]
+    compute = compute_type(sides[0], sides[2])
+    flat = [x.reshape(-1, *x.shape[-2:]) for x in sides]
+    scales = [x.size(-1) ** -0.5 if s is None else s for s, x in zip(scales, (flat[0], flat[2]), strict=True)]
+    factor = torch.ones(rows, dtype=compute, device=flat[0].device)
+    query_mask = None
+    if mask is not None:
+        query_mask = (mask != 0).reshape(flat[0].shape[:2]).contiguous()
+        factor = mask.detach().to(compute)
+    if key_mask is not None:
+        factor = factor * key_mask.any(1).reshape(-1, *[1] * (len(rows) - 1))
+        heads = lead.numel() // max(1, lead[0])
+        key_mask = key_mask.repeat_interleave(heads, 0)
+    if reduction == "mean":
+        count = factor.sum()
+        factor = factor * torch.where(count == 0, 0, 1 / torch.where(count == 0, 1, count))
+    elif reduction == "batchmean":
+        factor = factor / max(1, rows[0])
+    scalar = reduction != "none"
+    wanted = [x.requires_grad for x in flat[:2]]
+    half = torch.float16 in (flat[0].dtype, flat[1].dtype)  # a loss scaler's factor is not known yet
+    with_grad = scalar and torch.is_grad_enabled() and any(wanted) and not half
+    factor = factor.reshape(flat[0].shape[:2]).contiguous()
+    value = AttentionMapKL.apply(*flat, *scales, query_mask, key_mask, factor, kernels, scalar, with_grad)[0]
+    return value if scalar else value.reshape(rows)
+
+
+class AttentionMapKL(Function):
+    """The op attention_map_kl of a backend: the sum of factor * value with its gradients, or (not `scalar`)
+    factor * value of each row, whose gradients take a second walk.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(sq, sk, tq, tk, s_scale, t_scale, query_mask, key_mask, factor, kernels, scalar, with_grad):
+        op = backend.ops(kernels).attention_map_kl
+        value, *grads = op(sq, sk, tq, tk, s_scale, t_scale, query_mask, key_mask, factor, with_grad)
+        value = value * factor
+        return value.sum() if scalar else value, *grads
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        *tensors, s_scale, t_scale, query_mask, key_mask, factor, kernels, scalar, with_grad = inputs
+        _, *grads = output
+        ctx.mark_non_differentiable(*grads)
+        ctx.name, ctx.options = "attention_map_kl", (s_scale, t_scale, kernels, with_grad)
+        saved = grads if with_grad else (*tensors, query_mask, key_mask, factor)
+        ctx.save_for_backward(*saved)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream, *_):
+        s_scale, t_scale, kernels, with_grad = ctx.options
+        if with_grad:
+            grads = [scale_grad(g, upstream, kernels) for g in ctx.saved_tensors]
+        else:
+            *tensors, query_mask, key_mask, factor = ctx.saved_tensors
+            factor = (factor * upstream).contiguous()
+            op = backend.ops(kernels).attention_map_kl
+            _, *grads = op(*tensors, s_scale, t_scale, query_mask, key_mask, factor, True)
+        grads = [g if need else None for g, need in zip(grads, ctx.needs_input_grad, strict=False)]
+        return *grads, *(None,) * 10
 
 
 def _in_chunks(sides, scales, key_mask, mask, reduction) -> Tensor:
@@ -187,3 +262,16 @@ def example(generator: torch.Generator) -> tuple[list, dict]:
     """Small arguments, for the self check."""
     make = lambda *size: torch.randn(size, generator=generator)  # noqa: E731
     return [make(2, 3, 9, 4), make(2, 3, 7, 4), make(2, 3, 9, 6), make(2, 3, 7, 6)], {}
+
+
+# ---- Fake kernels ----------------------------------------------------------------------------------------
+
+
+def _fake(sq, sk, tq, tk, s_scale, t_scale, query_mask, key_mask, factor, with_grad):
+    new = {"dtype": compute_type(sq, tq)}
+    none = lambda: sq.new_empty(0, **new)  # noqa: E731
+    grads = (torch.empty_like(sq), torch.empty_like(sk)) if with_grad else (none(), none())
+    return sq.new_empty(sq.shape[:2], **new), *grads
+
+
+register_fake("attention_map_kl", _fake)

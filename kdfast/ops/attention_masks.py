@@ -16,6 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 from kdfast import backend
 from kdfast.ops import _check, _check_features
+from kdfast.ops._fake import register_fake
+from kdfast.ops._function import Function
 from kdfast.ops._once import once_differentiable
 
 CHUNK = 1 << 22  # elements of A that the definition holds at once
@@ -96,7 +98,7 @@ def attention_masks(
     return out, mean
 
 
-class AttentionMasks(torch.autograd.Function):
+class AttentionMasks(Function):
     """The ops attention_masks and attention_masks_backward of a backend.
 
     Besides the results the forward pass keeps the log-sum-exp of every row, +inf for a row of A that is 0;
@@ -214,6 +216,5 @@ def _fake_backward(grad_out, grad_mean, out, lse, query, key, value, *_):
     return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
 
-if backend.reason_against("native", "cpu", "attention_masks") is None:
-    torch.library.register_fake("kdfast::attention_masks", _fake)
-    torch.library.register_fake("kdfast::attention_masks_backward", _fake_backward)
+register_fake("attention_masks", _fake)
+register_fake("attention_masks_backward", _fake_backward)

@@ -9,6 +9,9 @@ from kdfast.ops import _check, _check_features
 from kdfast.ops._features import attached_zero, divide
 
 FORMS = ("ratio_of_sums", "pairwise_mean")
+# Masks that training shrinks reach 1e-25, whose squares are no float32 numbers any more. The overlap does not
+# depend on a sample's scale, so its largest element is made 1 first; masks below SMALLEST count as zeros.
+SMALLEST, SMALLEST_SQUARE = 1e-18, 1e-20
 
 
 def dice_diversity_reference(masks: Tensor, *, form: str = "ratio_of_sums") -> Tensor:
@@ -16,15 +19,21 @@ def dice_diversity_reference(masks: Tensor, *, form: str = "ratio_of_sums") -> T
     compute = torch.float64 if masks.dtype == torch.float64 else torch.float32
     masks = masks.to(compute).flatten(2) if masks.dim() > 2 else masks.to(compute).unsqueeze(-1)
     batch, count, _ = masks.shape
-    if batch == 0 or count < 2:
+    if batch == 0 or count < 2 or masks.numel() == 0:
         return attached_zero(masks, compute)
+    masks = masks / masks.detach().abs().amax((1, 2), keepdim=True).clamp(min=SMALLEST)
     gram = (masks.unsqueeze(1) * masks.unsqueeze(2)).sum(-1)  # [B, M, M]
     square = gram.diagonal(dim1=1, dim2=2)  # [B, M]
     other = ~torch.eye(count, dtype=torch.bool, device=masks.device)
     if form == "ratio_of_sums":
-        return divide((gram * other).sum((1, 2)), square.sum(1)).mean()
-    pairs = divide(2 * gram, square.unsqueeze(1) + square.unsqueeze(2))
+        return divide((gram * other).sum((1, 2)), _mass(square.sum(1))).mean()
+    pairs = divide(2 * gram, _mass(square.unsqueeze(1) + square.unsqueeze(2)))
     return (pairs * other).sum((1, 2)).mean() / (count * (count - 1))
+
+
+def _mass(square: Tensor) -> Tensor:
+    """A denominator, 0 where its reciprocal would overflow in a gradient."""
+    return torch.where(square < SMALLEST_SQUARE, 0, square)
 
 
 def dice_diversity(masks: Tensor, *, form: str = "ratio_of_sums") -> Tensor:

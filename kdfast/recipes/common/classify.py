@@ -135,6 +135,7 @@ class Distilled(Classifier):
         return super().timed_parts() | {
             "teacher": distiller.teacher,
             "student": distiller.student,
+            **getattr(distiller.student, "timed_parts", dict)(),
             "loss": distiller,
         }
 

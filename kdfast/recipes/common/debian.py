@@ -7,18 +7,21 @@ import io
 import subprocess
 import tarfile
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from kdfast.recipes.common.data import DataUnavailable, cache_dir
 from kdfast.recipes.common.errors import UserError, why
 
 
-def fetch_debian(name: str, version: str, sha256: str, members: tuple[str, ...]) -> dict[str, bytes]:
+def fetch_debian(
+    name: str, version: str, sha256: str, members: tuple[str, ...] | Callable[[str], bool]
+) -> dict[str, bytes]:
     """Contents of files inside the package `name` = `version` (architecture all), cached as wheels are.
 
     Args:
         sha256: hex digest of the .deb file.
-        members: paths inside the package, without a leading slash.
+        members: paths inside the package, without a leading slash, or which paths to take.
 
     Raises:
         DataUnavailable: not in the cache, and apt-get or dpkg-deb cannot give it.
@@ -32,6 +35,8 @@ def fetch_debian(name: str, version: str, sha256: str, members: tuple[str, ...])
     content = _run(["dpkg-deb", "--fsys-tarfile", str(path)], path.parent)
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
         files = {entry.name.removeprefix("./"): entry for entry in archive if entry.isfile()}
+        if callable(members):
+            members = tuple(sorted(filter(members, files)))
         if missing := [member for member in members if member not in files]:
             raise UserError(f"{path} holds no file {missing[0]}")
         return {member: archive.extractfile(files[member]).read() for member in members}

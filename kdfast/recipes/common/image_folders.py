@@ -103,7 +103,7 @@ class ReadableFiles(Readable):
 
     def labels(self) -> Tensor:
         """Of the samples that are left, [N] int64."""
-        return torch.tensor([self._dataset.samples[row][1] for row in self._rows])
+        return torch.tensor([self.dataset.samples[row][1] for row in self._rows])
 
 
 _tried: dict[str, bool] = {}  # path -> readable: --skip-bad opens each file once, not for each view

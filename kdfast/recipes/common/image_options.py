@@ -20,8 +20,8 @@ class ImageOptions(RunOptions):
     """Data, networks and training of image classifiers; a recipe sets its own defaults."""
 
     data: str = "mnist"
-    """mnist, digits, animals or elpv (built in), or a folder: CIFAR's python files, CLASS/*.jpg, or train/
-    and val/ (ImageNet)"""
+    """mnist, digits, animals, elpv or stamps (built in), or a folder: CIFAR's python files, CLASS/*.jpg, or
+    train/ and val/ (ImageNet)"""
 
     label_share: float = 1.0
     """share of the training labels that the students get, drawn class by class by the student's seed"""
@@ -35,8 +35,9 @@ class ImageOptions(RunOptions):
     channels: Literal[0, 1, 3] = 0
     """grey or colour, 0 for the data's own (3 for files)"""
 
-    augment: Literal["auto", "none", "flip", "flip-crop", "move", "imagenet"] = "auto"
-    """of the training images: auto is imagenet for files, flip-crop for CIFAR and elpv, else move"""
+    augment: Literal["auto", "none", "flip", "flip-crop", "move", "imagenet", "half-crop"] = "auto"
+    """of the training images: auto is imagenet for files, flip-crop for CIFAR, elpv and stamps, else move;
+    half-crop is DHO's for files"""
 
     teacher: str = "cifar_resnet20"
     """timm's or torchvision's name, cifar_..., NAME@WEIGHTS, or the student.safetensors of a run"""
@@ -45,7 +46,10 @@ class ImageOptions(RunOptions):
     """the same"""
 
     pretrained: bool = False
-    """begin with the weights that timm or torchvision download for the names"""
+    """the teacher begins with the weights that timm or torchvision download for its name"""
+
+    student_pretrained: bool = False
+    """the students too"""
 
     teacher_epochs: int = 10
     """passes of the teacher over the training images; 0 takes its weights (NAME@WEIGHTS) as they are"""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 from kdfast.recipes.common import augment, builtin_images, image_folders
+from kdfast.recipes.common.augment import MEAN, STD
 from kdfast.recipes.common.builtin_images import Arrays
 from kdfast.recipes.common.errors import UserError
 
@@ -32,7 +33,7 @@ class ImageSet:
 
     train: as trained on, augmented if its images are files; plain_train: the same rows without augmentation.
     labels: of the training rows. augment: the augmentation of a batch, for sets in memory. bad: names of
-    files that were left out.
+    files that were left out. mean, std: what the images, in [0, 1], were normalised by, for each channel.
     """
 
     source: str
@@ -46,6 +47,8 @@ class ImageSet:
     labels: Tensor
     augment: nn.Module | None = None
     bad: Sequence[str] = field(default_factory=tuple)
+    mean: Sequence[float] = MEAN
+    std: Sequence[float] = STD
 
     def few(self, share: float, seed: int) -> list[int]:
         """Rows of `train` that keep `share` of every class's labels, one at least, drawn by `seed`."""
@@ -112,7 +115,9 @@ def load(
     if data in builtin_images.NAMES:
         arrays = resize(builtin_images.load(data, size), size, channels)
         parts = split_rows(arrays.labels.numpy())
-        return from_arrays(arrays, parts, kind="move" if kind == "auto" and data != "elpv" else kind)
+        return from_arrays(
+            arrays, parts, kind="move" if kind == "auto" and data not in ("elpv", "stamps") else kind
+        )
     folder = Path(data)
     if not folder.is_dir():
         names = ", ".join(builtin_images.NAMES)
@@ -160,7 +165,7 @@ def from_arrays(arrays: Arrays, parts: Sequence[Sequence[int]], *, kind: str = "
     moved = augment.batchwise("flip-crop" if kind == "auto" else kind, -mean / std)
     return ImageSet(
         arrays.source, arrays.classes, arrays.images.shape[1], arrays.images.shape[-1], subsets[0], *subsets,
-        labels=arrays.labels[train], augment=moved,
+        labels=arrays.labels[train], augment=moved, mean=mean.tolist(), std=std.tolist(),
     )  # fmt: skip
 
 
@@ -186,6 +191,7 @@ def _from_files(
     read = [image_folders.readable(part, view, channels, skip_bad=skip_bad) for part, view in views]
     bad = sorted({name for part in read for name in part.bad})
     source = f"{folder.name}: {sum(map(len, (train, held, test))):,} files, {size} x {size}"
+    mean, std = augment.statistics(channels)
     return ImageSet(
-        source, found.classes, channels, size, *read, labels=read[1].labels(), bad=bad,
+        source, found.classes, channels, size, *read, labels=read[1].labels(), bad=bad, mean=mean, std=std,
     )  # fmt: skip

@@ -27,9 +27,10 @@ def reporter(kind: Literal["auto", "bar", "plain", "none"], stage: str, start: i
 
 
 def summary(trainer: Trainer) -> str:
-    """The newest loss and validation accuracy, as far as the module logs them."""
+    """The newest loss and validation score, as far as the module logs them."""
     metrics = trainer.callback_metrics
     shown = [("loss", "loss", "{:.3f}"), ("val_accuracy", "accuracy", "{:.1%}")]
+    shown += [("val_AP", "AP", "{:.1%}"), ("val_mIoU", "mIoU", "{:.1%}")]
     return "  ".join(
         f"{label} {text.format(float(metrics[key]))}" for key, label, text in shown if key in metrics
     )

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdfast.recipes.common.folder import RunFolder
@@ -24,12 +25,16 @@ from kdfast.recipes.common.report import Report
 Record = dict[str, Any]
 
 
-CALLED = {"student": "student alone", "distilled": "distilled student"}
+CALLED = {
+    "student": "student alone",
+    "distilled": "distilled student",
+    "single": "one head for both losses",
+}
 
 
 def group(stage: str) -> str:
-    """The stage's name without its seed: "student-1" -> "student"."""
-    return re.sub(r"-\d+$", "", stage)
+    """The stage's name without fold and seed: "student-1", "student-0-1" -> "student"."""
+    return re.sub(r"(-\d+)+$", "", stage)
 
 
 def called(name: str) -> str:
@@ -48,10 +53,13 @@ def series(
     return {name: (list(epochs), [mean(v) for v in epochs.values()]) for name, epochs in found.items()}
 
 
-def size(network: nn.Module, example: torch.Tensor) -> tuple[int, int]:
-    """Number of parameters, and of multiply-adds in a forward pass of `example` (a batch of one)."""
+def size(network: nn.Module, example: Any) -> tuple[int, int]:
+    """Number of parameters, and of multiply-adds in a forward pass of `example`: a batch of one, or a list of
+    one image.
+    """
+    dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network.eval()(example)
+        network.eval()(tree_map_only(torch.Tensor, lambda x: x.to(dtype), example))
     return sum(parameter.numel() for parameter in network.parameters()), counter.get_total_flops() // 2
 
 

@@ -66,9 +66,11 @@ class Study:
     def make(self, role: str, **more: float) -> nn.Module:
         """A fresh network for the teacher or the student."""
         fixed = role == "teacher" and self.options.teacher_epochs == 0
+        options = self.options
+        pretrained = options.pretrained if role == "teacher" else options.student_pretrained
         return models.create(
             self.specs[role], classes=len(self.images.classes), channels=self.images.channels,
-            size=self.images.size, pretrained=self.options.pretrained, new_head=not fixed,
+            size=self.images.size, pretrained=pretrained, new_head=not fixed,
             option=f"--{role}", **more,
         )  # fmt: skip
 
@@ -201,8 +203,12 @@ class Study:
         note: str = "",
         plain: Mapping[str, Callable[..., Tensor]] | None = None,
         share_note: str = "",
+        more: Callable[[Report], None] | None = None,
     ) -> Report:
-        """Scores, curves, terms, step times, the loss's share and the settings; not yet written."""
+        """Scores, curves, terms, step times, the loss's share and the settings; not yet written.
+
+        more: adds the recipe's own sections, before the settings.
+        """
         images, out = self.images, self.out
         report = Report(title, subtitle=f"{images.source} · {out.path}")
         if text:
@@ -219,6 +225,8 @@ class Study:
         if plain is not None:
             first = next(iter(self.distillers))
             sections.add_loss_share(report, self.share(first, plain), note=share_note)
+        if more is not None:
+            more(report)
         sections.add_settings(report, self.options)
         return report
 

@@ -11,6 +11,7 @@ from kdfast.recipes.esrd import grid as g
 from kdfast.recipes.esrd.checks import CleanTables, OnBad, check_tables
 from kdfast.recipes.esrd.codes import CodeBook, load_codes
 from kdfast.recipes.esrd.cohort import WINDOWS, Cohort, Funnel
+from kdfast.recipes.esrd.persons import is_black
 from kdfast.recipes.esrd.schema import load_schema
 from kdfast.recipes.esrd.tables import scan_folder, scan_frames
 from kdfast.recipes.esrd.timeline import NEVER, code_days, egfr_results, esrd_days, index_days
@@ -84,7 +85,10 @@ def _add_features(
     ends = (np.arange(grid.steps) + 1) * g.STEP_DAYS / 365.25
     grid.add(g.Feature("age", "demographics", "years"), years[:, None] + ends[None])
     grid.add(g.Feature("female", "demographics", flag=True), people["female"].to_numpy()[:, None])
-    grid.add(g.Feature("black", "demographics", flag=True), (people["race"] == "black").to_numpy()[:, None])
+    grid.add(
+        g.Feature("black", "demographics", flag=True),
+        people.select(is_black()).to_series().to_numpy()[:, None],
+    )
     g.add_egfr(grid, egfr, start)
     for table, tests in (
         ("labs", ("uacr", "hemoglobin", "calcium", "phosphorus", "pth")),
@@ -103,9 +107,9 @@ def _add_features(
 
 def _people(people: pl.DataFrame, index: np.ndarray) -> pl.DataFrame:
     age = (index - _days(people["birth"])) / 365.25
-    return people.select(
-        "patient_id", "female", "race", (pl.col("race") == "black").alias("black")
-    ).with_columns(pl.Series("age", age))
+    return people.select("patient_id", "female", "race", is_black().alias("black")).with_columns(
+        pl.Series("age", age)
+    )
 
 
 def _days(dates: pl.Series) -> np.ndarray:

@@ -5,6 +5,7 @@ people.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,9 @@ class Subgroup:
     auroc: float
     auroc_interval: tuple[float, float]
     fnr: float
+    fnr_interval: tuple[float, float]
     fpr: float
+    fpr_interval: tuple[float, float]
     observed_to_expected: float
 
 
@@ -69,14 +72,24 @@ def _subgroup(
     y, p, w = task.y[rows], found.p[rows], task.weight[rows]
     nan, interval = float("nan"), (float("nan"), float("nan"))
     prevalence = float(np.average(y, weights=w))
-    if len(rows) < MIN_GROUP or len(np.unique(y)) < 2:
-        return Subgroup(attribute, name, len(rows), prevalence, nan, interval, nan, nan, nan)
-    called = at_threshold(y, p, w, found.threshold[rows])
-    interval = bootstrap(lambda i: auroc(y[i], p[i], w[i]), len(rows), rounds=rounds, seed=seed)
-    expected = float((w * p).sum())
+    if not _usable(y):
+        return Subgroup(
+            attribute, name, len(rows), prevalence, nan, interval, nan, interval, nan, interval, nan
+        )
+    threshold, resample = (
+        found.threshold[rows],
+        partial(bootstrap, people=len(rows), rounds=rounds, seed=seed),
+    )
+
+    def rate(which: str, i: np.ndarray | slice = slice(None)) -> float:
+        return 1 - at_threshold(y[i], p[i], w[i], threshold[i])[which]
+
+    fnr, fpr = partial(rate, "sensitivity"), partial(rate, "specificity")
     return Subgroup(
-        attribute, name, len(rows), prevalence, auroc(y, p, w), interval,
-        1 - called["sensitivity"], 1 - called["specificity"], float((w * y).sum()) / expected,
+        attribute, name, len(rows), prevalence,
+        auroc(y, p, w), resample(lambda i: auroc(y[i], p[i], w[i])),
+        fnr(), resample(fnr), fpr(), resample(fpr),
+        float((w * y).sum() / (w * p).sum()),
     )  # fmt: skip
 
 
@@ -86,15 +99,48 @@ def _in_order(group: np.ndarray) -> list[str]:
     return sorted(names, key=lambda name: (name == "unknown", not name.startswith("under"), name))
 
 
-def equalized_odds(rows: list[Subgroup]) -> dict[str, tuple[float, float]]:
-    """Attribute -> differences of true- and of false-positive rates, highest less lowest group."""
+@dataclass(frozen=True)
+class Gap:
+    """Differences of true- and of false-positive rates, highest less lowest group; intervals at 95 %."""
+
+    tpr: float
+    tpr_interval: tuple[float, float]
+    fpr: float
+    fpr_interval: tuple[float, float]
+
+
+def equalized_odds(task: Task, found: Predictions, *, rounds: int = 200, seed: int = 0) -> dict[str, Gap]:
+    """Attribute -> its gap, among groups of `MIN_GROUP` people or more with both classes.
+
+    A gap is never negative, so few people make it look large: intervals that begin far from 0 tell more.
+    """
     gaps = {}
-    for attribute in dict.fromkeys(r.attribute for r in rows):
-        known = [r for r in rows if r.attribute == attribute and np.isfinite(r.fnr) and np.isfinite(r.fpr)]
-        if len(known) > 1:
-            fnr, fpr = [r.fnr for r in known], [r.fpr for r in known]
-            gaps[attribute] = (max(fnr) - min(fnr), max(fpr) - min(fpr))
+    for attribute, group in groups_of(task.people).items():
+        names = [n for n in np.unique(group) if _usable(task.y[group == n])]
+        if len(names) > 1:
+            gap = partial(_gap, task, found, group, names)
+            resample = partial(bootstrap, people=len(group), rounds=rounds, seed=seed)
+            tpr, fpr = partial(gap, "sensitivity"), partial(gap, "specificity")
+            gaps[attribute] = Gap(tpr(), resample(tpr), fpr(), resample(fpr))
     return gaps
+
+
+def _usable(y: np.ndarray) -> bool:
+    return len(y) >= MIN_GROUP and len(np.unique(y)) == 2
+
+
+def _gap(
+    task: Task,
+    found: Predictions,
+    group: np.ndarray,
+    names: list[str],
+    which: str,
+    rows: np.ndarray | slice = slice(None),
+) -> float:
+    y, p, w, t = task.y[rows], found.p[rows], task.weight[rows], found.threshold[rows]
+    marks = (group[rows] == name for name in names)
+    rates = [at_threshold(y[m], p[m], w[m], t[m])[which] for m in marks]
+    return float(np.max(rates) - np.min(rates))
 
 
 def reclassification(people: pl.DataFrame) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import polars as pl
 
-Effect = Literal["stop", "exclude", "note"]
+Effect = Literal["stop", "exclude", "note", "kept"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Finding:
-    """`count` of `total` rows of `table` have `problem`."""
+    """`count` of `total` rows of `table` have `problem`; "kept" rows are used all the same, as it says."""
 
     table: str
     problem: str

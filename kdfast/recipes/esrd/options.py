@@ -70,6 +70,10 @@ class Options(RunOptions):
     epochs: int = 8
     """passes of each network over its training people (the paper's code: up to 500 with early stopping)"""
 
+    patience: int = 0
+    """stop a network once the loss on a seventh of its training people has not fallen for so many epochs, and
+    take its best weights; 0: train all epochs (the paper's code: 7)"""
+
     hidden: int = 24
     """width of the networks (the paper's code: 128)"""
 
@@ -116,6 +120,8 @@ class Options(RunOptions):
         _from_list("students", self.student_list(), ("gru", "kan"))
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"option --alpha: a share between 0 and 1 is needed, got {self.alpha}")
+        if self.patience < 0:
+            raise ValueError(f"option --patience: 0 or more is needed, got {self.patience}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"option --dropout: a share from 0 to below 1 is needed, got {self.dropout}")
         for name in ("folds", "inner"):
@@ -144,6 +150,7 @@ class Options(RunOptions):
         """Training settings of the compared networks and the teacher."""
         return Settings(
             epochs=self.epochs,
+            patience=self.patience,
             lr=self.lr,
             batch_size=self.batch_size,
             imbalance=self.imbalance,

@@ -13,6 +13,11 @@ MAX_AGE = 120  # years; the oldest person on record reached 122
 DAYS_PER_YEAR = 365.25
 
 
+def is_black() -> pl.Expr:
+    """Whether the 2009 equation's race term applies: "black", "Black or African American", ..."""
+    return pl.col("race").str.contains(r"\b(black|african.american)\b")
+
+
 def clean_patients(frame: pl.LazyFrame) -> tuple[pl.DataFrame, pl.DataFrame, list[Finding]]:
     """-> the clean rows, the patient_id of people left out, and the findings.
 
@@ -34,6 +39,8 @@ def clean_patients(frame: pl.LazyFrame) -> tuple[pl.DataFrame, pl.DataFrame, lis
     columns = ["patient_id", "birth", "death", "end", (pl.col("sex") == "f").alias("female"), "race"]
     clean = kept.select(columns).collect().with_row_index("row")
     out = everybody.select("patient_id").unique().join(clean, on="patient_id", how="anti")
+    if nameless := int((clean["race"] == "unknown").sum()):
+        findings.append(Finding("patients", "have no race, taken as not Black", nameless, len(clean), "kept"))
     return clean, out, findings
 
 

@@ -19,6 +19,7 @@ import polars as pl
 from kdfast.recipes.esrd.checks import CleanTables
 from kdfast.recipes.esrd.codes import INDEX_SETS, CodeBook
 from kdfast.recipes.esrd.egfr import ckd_epi_2009, ckd_epi_2021
+from kdfast.recipes.esrd.persons import is_black
 
 NEVER = 10**7
 CHRONIC_DAYS = 90  # KDIGO's three months, for low eGFR and for dialysis
@@ -29,9 +30,7 @@ DAY = pl.col("date").to_physical().cast(pl.Int64).alias("day")
 
 def egfr_results(tables: CleanTables) -> pl.DataFrame:
     """Every creatinine of an adult as eGFR: row, day, egfr_2009, egfr_2021, sorted by row and day."""
-    people = tables.patients.lazy().select(
-        "row", "birth", "female", (pl.col("race") == "black").alias("black")
-    )
+    people = tables.patients.lazy().select("row", "birth", "female", is_black().alias("black"))
     found = (
         tables.events["labs"]
         .filter((pl.col("test") == "creatinine") & pl.col("value").is_not_null())

@@ -24,6 +24,7 @@ from kdfast.recipes.nd.methods import METHODS, Weights, distiller, plain_losses
 from kdfast.recipes.nd.presets import PRESETS
 
 MEANS = "class-means.safetensors"
+LIKE = "cifar100/resnet20-resnet56"  # the published pair whose weights the demonstration takes
 DEMONSTRATION: dict[str, Any] = {
     "teacher": "cifar_resnet20", "student": "cifar_resnet8", "teacher_epochs": 8, "epochs": 60,
     "batch_size": 64, "optimizer": "adamw", "schedule": "one-cycle", "milestones": (0.625, 0.75, 0.875),
@@ -149,15 +150,13 @@ class Options(ImageOptions):
 
     def weights(self, method: str) -> Weights:
         """Of one method: what was given, else the preset's, else the demonstration's."""
-        base = PRESETS[self.preset].weights(method) if self.preset else DEMONSTRATION_WEIGHTS
+        base = PRESETS[self.preset or LIKE].weights(method)
+        base = base if self.preset else replace(base, warmup=5.0)  # of 60 epochs, not of 240
         names = {"kd": "kd_weight", "nd": "nd_weight"} | {
             name: name for name in ("alpha", "beta", "temperature", "warmup")
         }
         given = {key: getattr(self, option) for key, option in names.items()}
         return replace(base, **{key: value for key, value in given.items() if value is not None})
-
-
-DEMONSTRATION_WEIGHTS = Weights(kd=1.0, nd=2.0, alpha=1.0, beta=4.0, temperature=4.0, warmup=5.0)
 
 
 def run(options: Options, out: RunFolder) -> None:
@@ -174,8 +173,8 @@ def run(options: Options, out: RunFolder) -> None:
         "Norm and direction: " + ", ".join(options.methods()), text=_text(options),
         plain=None if deit else plain,
         share_note="With few classes a call costs more than its arithmetic; see kdfast bench nd_loss.",
+        more=lambda report: add_norms(report, study),
     )  # fmt: skip
-    add_norms(report, study)
     report.write(out)
 
 

@@ -128,6 +128,8 @@ def test_files_give_what_the_module_gives(exported, signal) -> None:
 
 def test_files_run_without_kdfast(exported) -> None:
     model, out, _ = exported
+    if not isinstance(model.network, KANStudent):
+        return  # all torch's own
     code = (
         "import sys, torch; sys.modules['kdfast'] = None\n"
         f"run = torch.export.load({str(out / 'student.pt2')!r}).module()\n"

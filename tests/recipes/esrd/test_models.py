@@ -8,7 +8,16 @@ from torch import nn
 import kdfast.functional as KF
 from kdfast.recipes.esrd.evaluation import auroc, cross_fit
 from kdfast.recipes.esrd.grid import Feature
-from kdfast.recipes.esrd.models import MODELS, TABULAR, Preparer, RiskNetwork, Settings, make_model
+from kdfast.recipes.esrd.models import (
+    GRIDS,
+    MODELS,
+    TABULAR,
+    Preparer,
+    RiskNetwork,
+    Settings,
+    make_model,
+    training,
+)
 from kdfast.recipes.esrd.models.imputation import ChainedImputer
 from kdfast.recipes.esrd.models.preparer import CLIP
 from kdfast.recipes.esrd.models.summary import summarise
@@ -183,3 +192,36 @@ def test_unknown_names(call, message, signal) -> None:
 def test_samples_carry_weight_and_teacher(signal) -> None:
     x, y, weight, teacher = samples(signal.x[:5], signal.y[:5])[2]
     assert x.shape == (4, 4) and y.dtype == torch.int64 and weight == 1 and teacher == 0
+
+
+def test_early_stopping_takes_the_best_weights_and_no_test_people(signal, monkeypatch) -> None:
+    """Far too many epochs at far too high a rate: it stops, and holds the epoch of the lowest loss."""
+    made = []
+    real = training.BestWeights
+    monkeypatch.setattr(training, "BestWeights", lambda patience: made.append(real(patience)) or made[-1])
+    settings = Settings(epochs=60, lr=3e-2, patience=3)
+    model = make_model("mlp", signal.features, settings=settings, sizes=SIZES)
+    model.fit(signal.x[:280], signal.y[:280], signal.weight[:280])
+    (stop,) = made
+    assert 0 < stop.stopped_epoch < 59 and stop.wait_count == 3
+    held, (x, y, *_) = model._hold_out(signal.x[:280], signal.y[:280], signal.weight[:280], None)
+    assert len(held) == 40 and len(x) == len(y) == 240
+    module = RiskTraining(model.network_, settings, training.positive_weight(y)).eval()
+    with torch.no_grad():
+        again = [module._task(model.network_(b[0][None]), b[1][None]).item() for b in held]
+    assert np.mean(again) == pytest.approx(stop.best_score.item(), rel=1e-4)
+    assert auroc(signal.y[280:], model.logits(signal.x[280:])) > 0.75
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_grids_hold_settings_that_the_models_take(name, signal) -> None:
+    sizes = {} if name in TABULAR else SIZES
+    assert len(GRIDS[name]) > 1
+    for params in GRIDS[name]:
+        model = make_model(name, signal.features, params, sizes=sizes)
+        if name not in TABULAR:
+            assert model.settings.epochs == params["epochs"] and model.sizes == SIZES
+            continue
+        chosen = model.fit(signal.x, signal.y).estimator_.get_params()
+        (key, value), *_ = params.items()
+        assert value in [v for k, v in chosen.items() if k.split("__")[-1] == key]

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from kdfast.cli import main
-from kdfast.recipes import headline
+from kdfast.recipes import esrd, headline
 from kdfast.recipes.esrd import Options
 from kdfast.recipes.esrd.models.students import make_student
 from kdfast.recipes.esrd.report.labels import model_name, readable
@@ -21,6 +21,7 @@ from kdfast.recipes.esrd.synthetic import make_tables, simulate, write_tables
 SMALL = ["--people", "700", "--folds", "2", "--inner", "2", "--models", "logistic,xgboost,gru"]
 SMALL += ["--epochs", "1", "--student-epochs", "3", "--seed", "1", "--device", "cpu", "--progress", "none"]
 SMALL += ["--teacher", "lstm", "--hidden", "8"]
+NO_ONNX = ("kdfast.recipes.esrd.export._onnx", lambda *_: None)  # slow; test_distil.py has it
 
 
 def distill(*arguments) -> int:
@@ -31,7 +32,9 @@ def distill(*arguments) -> int:
 def straight(tmp_path_factory) -> Path:
     """A run without interruption."""
     out = tmp_path_factory.mktemp("esrd") / "straight"
-    assert distill(*SMALL, "--out", out) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(*NO_ONNX)
+        assert distill(*SMALL, "--out", out) == 0
     return out
 
 
@@ -99,7 +102,7 @@ def test_stopped_and_resumed_is_the_same_to_the_bit(straight, tmp_path, monkeypa
         path.unlink(missing_ok=True)
     before = {path: path.stat().st_mtime_ns for path in kept if path.exists()}
     assert {p.suffix for p in lost} == {".json", ".ckpt"} and len(lost) > 7
-    monkeypatch.setattr("kdfast.recipes.esrd.export._onnx", lambda *_: None)  # slow, and not compared
+    monkeypatch.setattr(*NO_ONNX)
     assert distill("--resume", out) == 0
     assert contents(out) == contents(straight)
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -138,6 +141,12 @@ def test_bad_options_are_one_line(arguments, message, tmp_path, capsys) -> None:
     assert distill(*arguments, "--device", "cpu", "--out", tmp_path / "out") == 2
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1
+
+
+def test_every_public_name_is_there() -> None:
+    assert len(esrd.__all__) > 25 and all(getattr(esrd, name) is not None for name in esrd.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        esrd.nothing  # noqa: B018
 
 
 def test_help_and_names() -> None:

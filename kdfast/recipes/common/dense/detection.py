@@ -186,7 +186,8 @@ def detection_data(
         )  # fmt: skip
         made[split] = Readable(view, view.name, skip_bad=skip_bad)
         findings.add(f"damaged {split} images left out", (made[split].bad or [""])[0], len(made[split].bad))
-    source = f"{layout.upper()}, {folder.name}" + ("" if tested else " (tested on the validation images)")
+    place = "blood cells (BCCD)" if layout == "bccd" else f"{layout.upper()}, {folder.name}"
+    source = place + ("" if tested else " (tested on the validation images)")
     return DetectionData(source, classes, made["train"], made["val"], made["test"], findings.sentences())
 
 

@@ -28,7 +28,8 @@ class _Dense(LightningModule):
         network: what is trained.
         optimize: (parameters, steps of the whole stage) -> Lightning's dict.
         role: the network's name in the step times.
-        details: called after each distilled step for more 0-d tensors to log, by name.
+        details: called after each distilled step for more 0-d tensors to log, by the names they get.
+        each_epoch: called with this module at the end of each training epoch.
     """
 
     def __init__(
@@ -38,10 +39,11 @@ class _Dense(LightningModule):
         *,
         role: str = "student",
         details: Callable[[], dict[str, Tensor]] | None = None,
+        each_epoch: Callable[[LightningModule], None] | None = None,
     ) -> None:
         super().__init__()
         self.network, self.role = network, role
-        self._optimize, self._details = optimize, details
+        self._optimize, self._details, self._each_epoch = optimize, details, each_epoch
         self._means = Means()
 
     @property
@@ -76,17 +78,22 @@ class _Dense(LightningModule):
         if isinstance(self.network, kdfast.Distiller):
             out = self.network(*self.call(inputs, target), target=target)
             terms = self.task_terms(out.output, target) | out.terms
-            terms |= self._details() if self._details else {}
             loss = out.loss
         else:
             loss, terms = self.alone(inputs, target)
         logged = {"loss": loss.detach()} | {f"terms/{k}": v.detach() for k, v in terms.items()}
+        if self._details is not None:
+            logged |= self._details()
         self._means.add(logged, len(inputs))
         return loss
 
     def on_train_batch_end(self, *_: Any) -> None:
         if self.trainer.is_last_batch:
-            self.log_dict(self._means.take(), on_step=False, on_epoch=True, sync_dist=True)
+            self.log_dict(self._means.take(), on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
+
+    def on_train_epoch_end(self) -> None:
+        if self._each_epoch is not None:
+            self._each_epoch(self)
 
     def configure_optimizers(self) -> dict[str, Any]:
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]

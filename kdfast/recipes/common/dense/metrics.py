@@ -20,7 +20,9 @@ NAMES |= {"map_large": "AP_l"}
 def average_precision(*, masks: bool = False, per_class: bool = False) -> MeanAveragePrecision:
     """The metric; `update` it with `in_file_pixels`. Areas: s < 32^2 <= m < 96^2 <= l."""
     kind = ("bbox", "segm") if masks else "bbox"
-    return MeanAveragePrecision(iou_type=kind, backend="pycocotools", class_metrics=per_class)
+    metric = MeanAveragePrecision(iou_type=kind, backend="pycocotools", class_metrics=per_class)
+    metric.warn_on_many_detections = False  # like COCO, it takes the best 100 of an image
+    return metric
 
 
 def in_file_pixels(

@@ -34,6 +34,7 @@ def scores(
         "brier": float(brier_score_loss(y, p, sample_weight=weight)),
         "ece": calibration_error(y, p, weight),
         "observed_to_expected": _ratio((weight * y).sum(), (weight * p).sum()),
+        "f1_at_half": at_threshold(y, p, weight, 0.5)["f1"],
         **at_threshold(y, p, weight, threshold),
     }
 
@@ -137,7 +138,7 @@ def bootstrap(
     level: float = 0.95,
 ) -> tuple[float, float]:
     """Percentile interval of `statistic(rows)` over resampled people; rounds where it is undefined are left
-    out.
+    out, and where it is in most, the interval is NaN.
 
     Pass the same seed for two statistics, or one of a difference, to compare models on the same resamples.
     """

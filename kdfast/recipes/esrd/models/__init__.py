@@ -5,8 +5,6 @@ name.
 from kdfast.recipes.esrd.models.estimators import (
     GRIDS,
     MODELS,
-    TABULAR,
-    TREES,
     Model,
     NetworkModel,
     TabularModel,
@@ -15,6 +13,7 @@ from kdfast.recipes.esrd.models.estimators import (
 )
 from kdfast.recipes.esrd.models.network import RiskNetwork
 from kdfast.recipes.esrd.models.preparer import Preparer
+from kdfast.recipes.esrd.models.tabular import TABULAR, TREES
 from kdfast.recipes.esrd.models.training import RiskTraining, Settings
 
 __all__ = [

@@ -13,18 +13,15 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.model_selection import train_test_split
+from torch.utils.data import TensorDataset
 
 from kdfast.recipes.common.seeds import derive, seed_all
 from kdfast.recipes.esrd.grid import Feature
 from kdfast.recipes.esrd.models.encoders import ENCODERS
-from kdfast.recipes.esrd.models.imputation import ChainedImputer
 from kdfast.recipes.esrd.models.network import RiskNetwork
 from kdfast.recipes.esrd.models.summary import summarise
+from kdfast.recipes.esrd.models.tabular import TABULAR, tabular
 from kdfast.recipes.esrd.models.training import (
     RiskTraining,
     Settings,
@@ -93,13 +90,23 @@ class NetworkModel:
         weight: np.ndarray | None = None,
         teacher: np.ndarray | None = None,
     ) -> NetworkModel:
+        check, (x, y, weight, teacher) = self._hold_out(x, y, weight, teacher)
         seed_all(derive(self.seed, self.kind))
         sizes = {**self.sizes, "imputation": self.settings.imputation}
         network = RiskNetwork(self.kind, self.features, x.shape[1], **sizes)
         network.preparer.fit(x)
         module = RiskTraining(network, self.settings, positive_weight(y, weight))
-        self.network_ = train_quietly(module, samples(x, y, weight, teacher), self.seed).network
+        self.network_ = train_quietly(module, samples(x, y, weight, teacher), self.seed, check).network
         return self
+
+    def _hold_out(self, *arrays: np.ndarray | None) -> tuple[TensorDataset | None, Sequence[Any]]:
+        """One training person in seven to stop early by, and the others; None and all without patience."""
+        if not self.settings.patience:
+            return None, arrays
+        rows, y = np.arange(len(arrays[1])), arrays[1]
+        train, check = train_test_split(rows, test_size=1 / 7, stratify=y, random_state=self.seed)
+        parts = ([a if a is None else a[part] for a in arrays] for part in (check, train))
+        return samples(*next(parts)), next(parts)
 
     def logits(self, x: np.ndarray) -> np.ndarray:
         return network_logits(self.network_, x)
@@ -113,56 +120,7 @@ def network_logits(network: torch.nn.Module, x: np.ndarray, batch: int = 4096) -
     return torch.cat(parts).double().numpy()
 
 
-def _logistic(seed: int, C: float = 0.1, **_: Any) -> Any:
-    return LogisticRegression(C=C, max_iter=2000, random_state=seed)
-
-
-def _forest(seed: int, **params: Any) -> Any:
-    defaults = {"n_estimators": 200, "min_samples_leaf": 5, "max_features": "sqrt", "n_jobs": 1}
-    return RandomForestClassifier(random_state=seed, **{**defaults, **params})
-
-
-def _xgboost(seed: int, **params: Any) -> Any:
-    from xgboost import XGBClassifier
-
-    defaults = {
-        "n_estimators": 150,
-        "max_depth": 3,
-        "learning_rate": 0.06,
-        "subsample": 0.8,
-        "colsample_bytree": 0.6,
-    }
-    return XGBClassifier(random_state=seed, n_jobs=1, **{**defaults, "min_child_weight": 5, **params})
-
-
-def _lightgbm(seed: int, **params: Any) -> Any:
-    from lightgbm import LGBMClassifier
-
-    defaults = {
-        "n_estimators": 150,
-        "num_leaves": 8,
-        "learning_rate": 0.06,
-        "subsample": 0.8,
-        "subsample_freq": 1,
-    }
-    defaults |= {"colsample_bytree": 0.6, "min_child_samples": 15, "verbose": -1, "deterministic": True}
-    return LGBMClassifier(random_state=seed, n_jobs=1, **{**defaults, **params})
-
-
-def _pipeline(name: str, seed: int, imputation: str, params: Params) -> Any:
-    """Scaled, with gaps filled, as far as the estimator needs it: boosting reads gaps as they are."""
-    estimator = TABULAR[name](seed, **params)
-    if imputation == "mice":
-        return make_pipeline(StandardScaler(), ChainedImputer(), estimator)
-    if name in ("xgboost", "lightgbm"):
-        return estimator
-    gaps = SimpleImputer(strategy="median", keep_empty_features=True)
-    return make_pipeline(gaps, StandardScaler(), estimator)
-
-
-TABULAR = {"logistic": _logistic, "random_forest": _forest, "xgboost": _xgboost, "lightgbm": _lightgbm}
 MODELS = (*TABULAR, *ENCODERS)
-TREES = ("random_forest", "xgboost", "lightgbm")
 
 GRIDS: dict[
     str, list[Params]
@@ -190,7 +148,7 @@ def make_model(
     params = dict(params or {})
     if name in TABULAR:
         settings = settings or Settings()
-        build = partial(_pipeline, name, seed, settings.imputation, params)
+        build = partial(tabular, name, seed, settings.imputation, params)
         return TabularModel(build, features, balanced=settings.imbalance != "none")
     if name not in ENCODERS:
         raise ValueError(f"model must be one of {', '.join(MODELS)}, got {name!r}")

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import TensorDataset
@@ -29,11 +30,13 @@ from kdfast.recipes.common.seeds import derive, seed_all
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How a network is trained. Batch, rate, clip and dropout follow the paper's code; it stops early, this
-    does not: the number of epochs is chosen like any other setting, by inner cross-validation.
+    """How a network is trained. Batch, rate, clip and dropout follow the paper's code, which trains for up to
+    500 epochs and stops early with patience 7. Here `patience` 0 trains all epochs, whose number can be
+    chosen like any other setting, by inner cross-validation.
     """
 
     epochs: int = 30
+    patience: int = 0  # epochs without a fall of the validation loss; 0: no early stop
     lr: float = 1e-3
     batch_size: int = 32
     weight_decay: float = 1e-4
@@ -118,13 +121,32 @@ def positive_weight(y: np.ndarray, weight: np.ndarray | None = None) -> float:
     return float(weight[y == 0].sum()) / positives if positives else 1.0
 
 
-def train_quietly(module: RiskTraining, data: TensorDataset, seed: int) -> RiskTraining:
+class BestWeights(EarlyStopping):
+    """EarlyStopping on the validation loss that also goes back to the weights of the best epoch."""
+
+    def __init__(self, patience: int) -> None:
+        super().__init__("val_loss", patience=patience, check_on_train_epoch_end=False)
+        self.best: dict[str, Tensor] = {}
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        if self.wait_count == 0:
+            self.best = {name: value.clone() for name, value in pl_module.state_dict().items()}
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.best:  # none if the loss was never finite
+            pl_module.load_state_dict(self.best)
+
+
+def train_quietly(
+    module: RiskTraining, data: TensorDataset, seed: int, check: TensorDataset | None = None
+) -> RiskTraining:
     """Train in memory, without files or output: the many fits of cross-validation. The same seed gives the
-    same bits.
+    same bits. With `check`, stop early by the loss there.
     """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    loaders = EpochData(data, data, batch_size=module.settings.batch_size)
+    loaders = EpochData(data, check or data, batch_size=module.settings.batch_size)
     loaders.begin(derive(seed, "fit"), 0)
     seed_all(seed, "fit")
     trainer = Trainer(
@@ -132,7 +154,8 @@ def train_quietly(module: RiskTraining, data: TensorDataset, seed: int) -> RiskT
         devices=1,
         max_epochs=module.settings.epochs,
         gradient_clip_val=module.settings.clip,
-        limit_val_batches=0,
+        limit_val_batches=None if check else 0,
+        callbacks=[BestWeights(module.settings.patience)] if check else [],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

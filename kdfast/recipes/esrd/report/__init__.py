@@ -38,7 +38,7 @@ def write_report(
     results.models(report, compared, main, options.seed)
     results.curves(report, compared, main, best)
     results.lengths(report, lengths)
-    results.sources(report, ablation)
+    results.sources(report, ablation, options.seed)
     groups.subgroups(report, best, options.seed)
     groups.equations(report, best, by_equation, options.seed)
     students.explanations(report, explained, best)

@@ -20,6 +20,19 @@ def share(value: float) -> str:
     return "-" if not math.isfinite(value) else f"{value:.1%}"
 
 
+def share_within(value: float, pair: tuple[float, float]) -> str:
+    """0.38, (0.25, 0.52) -> "38% (25-52)"."""
+    if not math.isfinite(value):
+        return "-"
+    ends = "\u2060\u2013\u2060".join(f"{100 * v:.0f}" if math.isfinite(v) else "?" for v in pair)
+    return f"{value:.0%} ({ends})"
+
+
+def difference(value: float, pair: tuple[float, float]) -> str:
+    """0.02, (-0.003, 0.058) -> "+0.020 (-0.003 to +0.058)"."""
+    return f"{value:+.3f} ({pair[0]:+.3f} to {pair[1]:+.3f})"
+
+
 def stage(name: str) -> str:
     """ "gru-distilled-0" -> "GRU, distilled" (seed 0), "GRU, distilled, seed 1"."""
     kind, *rest = name.split("-")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from kdfast.recipes.common.report import Report
 from kdfast.recipes.esrd import fairness as f
-from kdfast.recipes.esrd.report.cells import interval, number, share
+from kdfast.recipes.esrd.report.cells import difference, interval, number, share, share_within
 from kdfast.recipes.esrd.report.labels import model_name, readable
-from kdfast.recipes.esrd.steps import Evaluated
+from kdfast.recipes.esrd.steps import Evaluated, auroc_gain
 
 
 def subgroups(report: Report, best: Evaluated, seed: int) -> None:
@@ -14,10 +14,15 @@ def subgroups(report: Report, best: Evaluated, seed: int) -> None:
     rows = f.subgroups(best.task, best.found, seed=seed)
     shown = [
         [f"{r.attribute}: {r.group}", f"{r.people:,}", share(r.prevalence), number(r.auroc)]
-        + [interval(r.auroc_interval), share(r.fnr), share(r.fpr), number(r.observed_to_expected, 2)]
+        + [interval(r.auroc_interval), share_within(r.fnr, r.fnr_interval)]
+        + [share_within(r.fpr, r.fpr_interval), number(r.observed_to_expected, 2)]
         for r in rows
     ]
-    gaps = "; ".join(f"{a}: {share(t)} and {share(p)}" for a, (t, p) in f.equalized_odds(rows).items())
+    odds = f.equalized_odds(best.task, best.found, seed=seed)
+    gaps = "; ".join(
+        f"{name}: {share_within(gap.tpr, gap.tpr_interval)} and {share_within(gap.fpr, gap.fpr_interval)}"
+        for name, gap in odds.items()
+    )
     columns = (
         "group",
         "people",
@@ -28,8 +33,11 @@ def subgroups(report: Report, best: Evaluated, seed: int) -> None:
         "false alarms",
         "observed / expected",
     )
-    note = f"Largest gaps between groups, in detected cases and in false alarms: {gaps}." if gaps else ""
-    report.table(f"For whom it works ({model_name(best.model)})", columns, shown, note=note)
+    note = (
+        f"Equalized odds, the largest gaps between groups in found cases and in false alarms: {gaps}. In "
+        "parentheses: 95 % intervals. A gap is never below 0, so few cases make it look large."
+    )
+    report.table(f"For whom it works ({model_name(best.model)})", columns, shown, note=note if gaps else "")
 
 
 def equations(report: Report, best: Evaluated, by_equation: dict[str, Evaluated], seed: int) -> None:
@@ -59,6 +67,8 @@ def equations(report: Report, best: Evaluated, by_equation: dict[str, Evaluated]
         "Logistic model, race not a feature, the same people and folds. Observed / expected above 1 in a "
         "group: its risk is understated, as when the equation makes its kidneys look better than they are."
     )
+    gain = difference(*auroc_gain(by_equation["2021"], by_equation["2009"], seed))
+    note += f" AUROC with the 2021 equation less that with 2009, on the same resampled people: {gain}."
     measures = ("AUROC", "missed", "observed / expected")
     columns = ("group", *(f"{measure}, {year}" for measure in measures for year in both))
     report.table("Prediction with either equation", columns, cells, note=note)

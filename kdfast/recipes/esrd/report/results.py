@@ -7,14 +7,15 @@ import numpy as np
 from kdfast.recipes.common.report import Report
 from kdfast.recipes.esrd.evaluation import score_intervals
 from kdfast.recipes.esrd.report import figures
-from kdfast.recipes.esrd.report.cells import interval, number, share
+from kdfast.recipes.esrd.report.cells import difference, interval, number, share
 from kdfast.recipes.esrd.report.labels import model_name
-from kdfast.recipes.esrd.steps import Distilled, Evaluated
+from kdfast.recipes.esrd.steps import Distilled, Evaluated, auroc_gain
 from kdfast.recipes.esrd.study import Study
 
 METRICS = {
     "auroc": "AUROC",
     "auprc": "AUPRC",
+    "f1_at_half": "F1 at 0.5",
     "f1": "F1",
     "sensitivity": "sensitivity",
     "specificity": "specificity",
@@ -25,7 +26,8 @@ METRICS = {
 }
 INTERVALS = ("auroc", "auprc", "f1", "sensitivity", "specificity", "brier", "observed_to_expected")
 METRICS_NOTE = (
-    "Out-of-fold predictions of nested cross-validation. The threshold behind F1, sensitivity, specificity"
+    "Out-of-fold predictions of nested cross-validation. F1 at 0.5 calls a risk above one half positive; the "
+    "threshold behind F1, sensitivity, specificity"
     " and precision was chosen on inner folds for the highest F1. AUROC: 0.5 chance, 1 perfect. ECE: mean "
     "gap between predicted and observed risk. Observed / expected: above 1 means that risk was "
     "understated. Inner AUROC: on the inner folds alone, by which the model of the sections below was chosen."
@@ -77,7 +79,11 @@ def people(report: Report, study: Study, best: Evaluated) -> None:
         left_out[x.table] += x.count
     cells = [(name, f"{rows:,}", f"{left_out[name]:,}") for name, rows in study.rows.items()]
     problems = "; ".join(str(x) for x in study.findings)
-    note = f"Left out: {problems}." if problems else "Every row passed every check."
+    note = (
+        f"Found by the checks, left out unless said otherwise: {problems}."
+        if problems
+        else "Every row passed every check."
+    )
     report.table("Records", ("table", "rows", "problems"), cells, note=note, half=True)
 
 
@@ -144,7 +150,7 @@ def lengths(report: Report, rows: list[Evaluated]) -> None:
     report.table("What a longer look adds, same people", columns, cells, note=note, half=True)
 
 
-def sources(report: Report, ablation: dict[str, Evaluated]) -> None:
+def sources(report: Report, ablation: dict[str, Evaluated], seed: int) -> None:
     """Clinical records, claims, both."""
     if not ablation:
         return
@@ -154,6 +160,10 @@ def sources(report: Report, ablation: dict[str, Evaluated]) -> None:
         for name, r in ablation.items()
     ]
     model = model_name(next(iter(ablation.values())).model)
-    note = f"The same people and folds, {model}; demographics are in all three."
+    gains = "; ".join(
+        f"both less {name}: {difference(*auroc_gain(ablation['both'], ablation[name], seed))}"
+        for name in ("clinical", "claims")
+    )
+    note = f"The same people and folds, {model}; demographics are in all three. AUROC, {gains}."
     columns = ("records", "AUROC", "95 % interval", "AUPRC", "Brier")
     report.table("What each source of records adds", columns, rows, note=note, half=True)

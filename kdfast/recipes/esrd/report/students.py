@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from kdfast.recipes.common.report import Report
 from kdfast.recipes.esrd.distil import gain_interval
 from kdfast.recipes.esrd.report import card, figures
-from kdfast.recipes.esrd.report.cells import interval, number, share, stage
+from kdfast.recipes.esrd.report.cells import difference, interval, number, share, stage
 from kdfast.recipes.esrd.report.labels import model_name, readable
 from kdfast.recipes.esrd.steps import Distilled, Evaluated, Explained
 from kdfast.recipes.esrd.study import Study
@@ -77,8 +77,8 @@ def _gain(found: Distilled, name: str, seed: int) -> str:
     row, twin = found.judged[name], found.judged.get(name.replace("distilled", "alone"))
     if "distilled" not in name or twin is None:
         return ""
-    low, high = gain_interval(row, twin, found.task, found.parts, seed)
-    return f"{row.scores['auroc'] - twin.scores['auroc']:+.3f} ({low:+.3f}\u2060\u2013\u2060{high:+.3f})"
+    gain = row.scores["auroc"] - twin.scores["auroc"]
+    return difference(gain, gain_interval(row, twin, found.task, found.parts, seed))
 
 
 def model_card(report: Report, study: Study, best: Evaluated, found: Distilled, options: Options) -> None:

@@ -4,6 +4,7 @@ distillation.
 
 from kdfast.recipes.esrd.steps.compare import (
     Evaluated,
+    auroc_gain,
     best_of,
     compare_equations,
     compare_lengths,
@@ -20,6 +21,7 @@ __all__ = [
     "Distilled",
     "Evaluated",
     "Explained",
+    "auroc_gain",
     "best_of",
     "compare_equations",
     "compare_lengths",

@@ -120,6 +120,15 @@ def compare_equations(study: Study, options: Options, out: RunFolder) -> dict[st
     return found
 
 
+def auroc_gain(a: Evaluated, b: Evaluated, seed: int) -> tuple[float, tuple[float, float]]:
+    """AUROC of `a` less that of `b` for the same people, and its 95 % interval over the same resamples."""
+    y, w = a.task.y, a.task.weight
+    pair = bootstrap(
+        lambda i: auroc(y[i], a.found.p[i], w[i]) - auroc(y[i], b.found.p[i], w[i]), len(y), seed=seed
+    )
+    return a.scores["auroc"] - b.scores["auroc"], pair
+
+
 def _line(row: Evaluated) -> str:
     window = f"{row.months} months" if row.months else "one visit"
     interval = "{:.3f} to {:.3f}".format(*row.interval)

@@ -1,0 +1,492 @@
+"""ACAM-KD: the published vectors, the equations against their materialised form, switches, a small run."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import yaml
+from PIL import Image
+
+from kdfast.cli import main
+from kdfast.recipes.acam_kd import ACAMDistiller, ACAMLevel, Options
+from kdfast.recipes.acam_kd.eager import materialised, through_sums
+from kdfast.recipes.acam_kd.masks import collapsed
+from kdfast.recipes.acam_kd.tasks import task_of
+from kdfast.recipes.common.callbacks import SaveEpochs
+
+
+def wave(shape, scale, phase):
+    """S(shape, scale, phase) of the specification: scale sin(k + phase), k = 1 ... n, row-major."""
+    count = math.prod(shape)
+    return (scale * torch.sin(torch.arange(1, count + 1, dtype=torch.float64) + phase)).reshape(shape)
+
+
+def level(channels, student_channels, masks, **options):
+    """An ACAMLevel with the parameters of the specification's vectors."""
+    made = ACAMLevel(channels, student_channels, num_masks=masks, **options).double()
+    half, a = channels // 2, made.attention
+    values = {
+        a.query.weight: wave([half, channels], 0.5, 0.1), a.query.bias: wave([half], 0.2, 0.2),
+        a.key.weight: wave([half, student_channels], 0.5, 0.3), a.key.bias: wave([half], 0.2, 0.4),
+        a.value.weight: wave([channels, student_channels], 0.5, 0.5),
+        a.value.bias: wave([channels], 0.2, 0.6),
+        a.spatial_units: wave([masks, channels], 0.8, 0.7), a.channel_units: wave([masks, 1], 0.8, 0.8),
+        made.align.weight: wave([channels, student_channels], 0.5, 0.9),
+        made.align.bias: wave([channels], 0.2, 1.1),
+    }  # fmt: skip
+    with torch.no_grad():
+        for parameter, value in values.items():
+            parameter.copy_(value.view_as(parameter))
+    return made
+
+
+VECTORS = {
+    (2, 6, 6, 3, 4, 3): {
+        "loss_c": 1.836665932, "loss_s": 2.354492072, "div": 3.991873315, "pairs": 1.995928279,
+        "student": 6.282022718, "query": (0.09737438427, 0.04910267801), "key": (0.4988114824, 0),
+        "value": (3.460144835, 2.055686657),
+    },
+    (1, 5, 4, 3, 3, 4): {
+        "loss_c": 0.5817028635, "loss_s": 0.5761965638, "div": 5.841600853, "pairs": 1.947624407,
+        "student": 1.466468046, "query": (0.02806370085, 0.02557940762), "key": (0.05233041767, 0),
+        "value": (1.777339752, 1.699458935),
+    },
+    (3, 6, 6, 1, 1, 2): {
+        "loss_c": 2.498721264, "loss_s": 2.094917295, "div": 1.962034864, "pairs": 1.962034864,
+        "student": 6.955247582, "query": (0, 0), "key": (0, 0), "value": (11.24576356, 2.556977677),
+    },
+}  # fmt: skip
+
+
+def maps(size, dtype=torch.float64):
+    batch, channels, student_channels, height, width, _ = size
+    student = wave([batch, student_channels, height, width], 1.2, 0.4).to(dtype).requires_grad_()
+    return student, wave([batch, channels, height, width], 1.5, 0.0).to(dtype)
+
+
+@pytest.mark.parametrize("size", VECTORS, ids=str)
+def test_published_vectors(size):
+    want, (student, teacher) = VECTORS[size], maps(size)
+    made = level(size[1], size[2], size[5])
+    found = made(student, teacher)
+    for key, name in (("loss_c", "loss_c"), ("loss_s", "loss_s"), ("loss_div", "div")):
+        assert found[key].item() == pytest.approx(want[name], rel=1e-9)
+    (found["loss_s"] + found["loss_c"] + found["loss_div"]).backward()
+    assert student.grad.abs().sum().item() == pytest.approx(want["student"], rel=1e-8)
+    for name in ("query", "key", "value"):
+        projection = getattr(made.attention, name)
+        got = [p.grad.abs().sum().item() for p in (projection.weight, projection.bias)]
+        assert got == pytest.approx(want[name], rel=1e-8, abs=1e-12)
+    pairs = level(size[1], size[2], size[5], div="pairwise_mean")(*maps(size))
+    assert pairs["loss_div"].item() == pytest.approx(want["pairs"], rel=1e-9)
+
+
+def first_vector():
+    """Maps and masks of vector 1."""
+    teacher, aligned = wave([2, 4, 3, 5], 1.0, 0.0), wave([2, 4, 3, 5], 0.7, 0.5)
+    channel, spatial = wave([2, 3, 4], 2.0, 1.0).sigmoid(), wave([2, 3, 15], 2.0, 1.5).sigmoid()
+    return aligned, teacher, spatial.view(2, 3, 3, 5), channel
+
+
+@pytest.mark.parametrize(
+    "options, want",
+    [
+        ({"eps": 0}, (0.08650264128, 0.08044401619)),
+        ({"eps": 1e-5}, (0.08650261243, 0.0804439878)),
+        ({"eps": 0, "mask_norm": "l2"}, (0.1304646967, 0.1310457475)),
+    ],
+)
+def test_masked_losses_of_vector_1(options, want):
+    found = ACAMLevel(4, 4, **options).imitation(*first_vector())
+    assert [value.item() for value in found] == pytest.approx(want, rel=1e-8)
+
+
+def test_maskd_normalizer():
+    """eps beside the mass, halved; with eps = 0 that is half of ours."""
+    aligned, teacher, spatial, channel = first_vector()
+    ours = ACAMLevel(4, 4, normalizer="maskd_seg", eps=1e-5).imitation(aligned, teacher, spatial, channel)
+    assert ours[0].item() == pytest.approx(0.04325126295, rel=1e-8)
+    e = (teacher - aligned).square().sum(1, keepdim=True)
+    want = 0.5 * ((spatial**2 * e).sum((2, 3)) / (spatial.sum((2, 3)) + 1e-5)).mean() / 4
+    torch.testing.assert_close(ours[0], want)
+
+
+def test_l2_norm_gains_nothing_from_small_masks():
+    aligned, teacher, spatial, channel = first_vector()
+    small = ACAMLevel(4, 4, eps=0).imitation(aligned, teacher, 0.1 * spatial, 0.1 * channel)
+    assert [v.item() for v in small] == pytest.approx((0.008650264128, 0.008044401619), rel=1e-8)
+    level = ACAMLevel(4, 4, eps=0, mask_norm="l2")
+    torch.testing.assert_close(
+        level.imitation(aligned, teacher, 0.1 * spatial, 0.1 * channel),
+        level.imitation(aligned, teacher, spatial, channel),
+    )
+    zero = level.imitation(aligned, teacher, 0 * spatial, 0 * channel)
+    assert [v.item() for v in zero] == [0, 0]
+
+
+@pytest.mark.parametrize("mask_norm", ["l1", "l2"])
+@pytest.mark.parametrize("div", ["ratio_of_sums", "pairwise_mean"])
+@pytest.mark.parametrize("shift", [-20.0, -45.0, -60.0, -87.0, -100.0, -200.0])
+def test_collapsed_masks_give_finite_gradients(mask_norm, div, shift):
+    """Masks that training has shrunk to sigmoid(shift); below -104 they are 0."""
+    torch.manual_seed(0)
+    level = ACAMLevel(4, 4, num_masks=3, mask_norm=mask_norm, div=div)
+    student, teacher = torch.randn(2, 4, 3, 5, requires_grad=True), torch.randn(2, 4, 3, 5)
+    logits = [torch.randn(2, 3, 3, 5), torch.randn(2, 3, 4)]
+    logits = [(x + shift).requires_grad_() for x in logits]
+    spatial, channel = (x.sigmoid() for x in logits)
+    loss = sum(level.imitation(student, teacher, spatial, channel)) + level.diversity(spatial, channel)
+    loss.backward()
+    assert loss.isfinite() and all(x.grad.isfinite().all() for x in (student, *logits))
+
+
+def gradients(losses, made, student):
+    parameters = [student, *made.parameters()]
+    return torch.autograd.grad(sum(losses), parameters, allow_unused=True)
+
+
+@pytest.mark.parametrize("size", [(2, 6, 6, 7, 10, 3), (1, 19, 19, 13, 19, 19), (2, 8, 5, 1, 1, 6)], ids=str)
+@pytest.mark.parametrize("plain", [materialised, through_sums])
+def test_equals_the_equations_with_every_tensor_in_memory(size, plain):
+    student, teacher = maps(size)
+    made = level(size[1], size[2], size[5])
+    found = made(student, teacher)
+    want = plain(made, student, teacher)
+    got = found["loss_s"], found["loss_c"], found["loss_div"]
+    torch.testing.assert_close(torch.stack(got), torch.stack(want))
+    for ours, theirs in zip(gradients(got, made, student), gradients(want, made, student), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype, loss, gradient", [(torch.float32, 1e-5, 1e-4), (torch.bfloat16, 1e-3, 1e-2)])
+def test_lower_precision_against_float64(dtype, loss, gradient):
+    size = (2, 6, 6, 7, 10, 3)
+    student, teacher = (x.detach().to(dtype) for x in maps(size))
+    exact = level(6, 6, 3)
+    made = level(6, 6, 3).to(torch.float32)
+    results = []
+    for module, kind in ((made, dtype), (exact, torch.float64)):
+        leaf = student.to(kind).clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16 and kind == dtype):
+            found = module.attention(leaf, teacher.to(kind))
+            losses = module.imitation(leaf, teacher.to(kind), *found)
+        total = sum(losses)
+        total.backward()
+        results.append((total.double(), leaf.grad.double()))
+    (got, slope), (want, truth) = results
+    assert abs(got - want) / want < loss
+    assert (slope - truth).norm() / truth.norm() < gradient
+
+
+def test_sums_over_levels_and_weights():
+    torch.manual_seed(0)
+    made = ACAMDistiller([8, 8], [4, 6], num_masks=3, alpha=2.0, lambda_div=0.5, levels=["p3", "p4"])
+    student = {"p3": torch.randn(2, 4, 6, 5), "p4": torch.randn(2, 6, 3, 2)}
+    teacher = {name: torch.randn(2, 8, *x.shape[2:]) for name, x in student.items()}
+    found = made(student, teacher)
+    total = sum(found[f"{key}/{name}"] * w for name in student for key, w in
+                (("loss_s", 2.0), ("loss_c", 2.0), ("loss_div", 0.5)))  # fmt: skip
+    torch.testing.assert_close(found["loss"], total)
+    assert found["spatial_mean/p3"].item() == pytest.approx(0.5, abs=0.1)  # units start near 0
+    assert set(made.masks(student, teacher)) == {"p3", "p4"}
+    torch.testing.assert_close(made(list(student.values()), list(teacher.values()))["loss"], found["loss"])
+
+
+@pytest.mark.parametrize("shared, attentions, units", [("none", 2, 2), ("units", 2, 1), ("all", 1, 1)])
+def test_shared_per_levelare_one(shared, attentions, units):
+    made = ACAMDistiller([8, 8], [8, 8], shared=shared)
+    assert len({id(each.attention) for each in made.per_level}) == attentions
+    assert len({id(each.attention.spatial_units) for each in made.per_level}) == units
+
+
+def test_switches_cut_the_gradients_they_name():
+    size = (2, 6, 6, 3, 4, 3)
+
+    def slopes(of, **options):
+        student, teacher = maps(size)
+        teacher.requires_grad_()
+        made = level(6, 6, 3, **options)
+        found = made(student, teacher)
+        sum(found[name] for name in of).backward()
+        assert teacher.grad is None
+        return student.grad, made.attention.spatial_units.grad
+
+    assert slopes(["loss_s"], detach_masks=True)[1] is None
+    assert slopes(["loss_s", "loss_div"], detach_masks=True)[1] is not None
+    assert slopes(["loss_div"], detach_student_in_attention=True)[0] is None
+    assert slopes(["loss_div"])[0] is not None
+    assert level(6, 6, 3, losses="spatial")(*maps(size))["loss_c"] == 0
+    assert level(6, 6, 3, losses="channel")(*maps(size))["loss_s"] == 0
+    both, spatial = level(6, 6, 3), level(6, 6, 3, div_masks="spatial")
+    assert both(*maps(size))["loss_div"] > spatial(*maps(size))["loss_div"] > 0
+
+
+def test_pooled_keys_and_values_are_another_finite_loss():
+    size = (2, 6, 6, 7, 10, 3)
+    exact, pooled = (level(6, 6, 3, kv_pool=pool)(*maps(size))["loss_s"] for pool in (None, 2))
+    assert pooled.isfinite() and pooled != exact
+
+
+def test_padding_counts_nowhere():
+    torch.manual_seed(0)
+    made = ACAMDistiller(8, num_masks=3)
+    student, teacher = torch.randn(2, 8, 4, 6), torch.randn(2, 8, 4, 6)
+    valid = torch.ones(2, 4, 6, dtype=torch.bool)
+    valid[:, 3:], valid[:, :, 4:] = False, False
+    before = made(student, teacher, [valid])
+    student[:, :, 3:], teacher[:, :, :, 4:] = math.nan, 1e30
+    after = made(student, teacher, [valid])
+    torch.testing.assert_close(after["loss_s"], before["loss_s"])
+    torch.testing.assert_close(after["loss_div"], before["loss_div"])
+
+
+@pytest.mark.parametrize("batch", [0, 1])
+def test_empty_and_constant_maps_are_finite(batch):
+    made = ACAMDistiller([8, 8], num_masks=3)
+    student = [
+        torch.zeros(batch, 8, 3, 2, requires_grad=True),
+        torch.zeros(batch, 8, 1, 1, requires_grad=True),
+    ]
+    found = made(student, [torch.zeros(batch, 8, 3, 2), torch.zeros(batch, 8, 1, 1)])
+    found["loss"].backward()
+    assert all(value.isfinite() for value in found.values())
+    assert all(p.grad.isfinite().all() for p in (*student, *made.parameters()) if p.grad is not None)
+
+
+@pytest.mark.parametrize(
+    "build, words",
+    [
+        (lambda: ACAMDistiller([8, 8], [8]), "student_channels has 1 levels and channels 2"),
+        (lambda: ACAMDistiller([]), "channels is empty"),
+        (lambda: ACAMDistiller(8, shared="some"), "shared must be one of"),
+        (lambda: ACAMDistiller([8, 4], shared="all"), "needs equal channels"),
+        (lambda: ACAMDistiller(8, alpha=-1), "alpha must be 0 or more"),
+        (lambda: ACAMDistiller(8, div="dice"), "div must be one of"),
+        (lambda: ACAMDistiller(8, mask_norm="l3"), "mask_norm must be one of"),
+        (lambda: ACAMDistiller(8, eps=math.nan), "eps must be 0 or more"),
+        (lambda: ACAMDistiller(8, num_masks=0), "num_masks"),
+        (lambda: ACAMDistiller([8, 8])([torch.ones(1, 8, 2, 2)], [torch.ones(1, 8, 2, 2)] * 2), "levels"),
+        (lambda: ACAMDistiller(8)(torch.ones(1, 8, 2, 2), torch.ones(1, 8, 3, 2)), "level '0' is"),
+    ],
+)
+def test_bad_input(build, words):
+    with pytest.raises(ValueError, match=words):
+        build()
+
+
+# ---- the recipe
+
+
+TINY = ["--seeds", "1", "--epochs", "2", "--teacher-epochs", "1", "--batch-size", "2", "--student",
+        "mobilenet_v2_0.25", "--teacher", "mobilenet_v2_0.35", "--width", "32", "--device", "cpu",
+        "--progress", "none"]  # fmt: skip
+DET = ["--task", "det", "--data", "voc", "--short-side", "48", "--long-side", "64", "--extra-levels", "no",
+       "--anchor-scale", "0.5", "--head-norm", "yes", "--optimizer", "adamw", "--lr", "0.001",
+       *TINY]  # fmt: skip
+SEG = ["--task", "seg", "--data", "folder", "--short-side", "32", "--long-side", "32", "--optimizer",
+       "adamw", "--lr", "0.001", *TINY]  # fmt: skip
+
+
+def squares(draw, count):
+    """Images 80 x 60 of bright squares on noise, with their corners."""
+    for number in range(count):
+        pixels = draw.integers(0, 90, (60, 80, 3), dtype=np.uint8)
+        x, y, side = (int(v) for v in draw.integers((4, 4, 14), (50, 30, 28)))
+        pixels[y : y + side, x : x + side] = 220
+        yield f"square{number}", pixels, (x, y, x + side, y + side)
+
+
+@pytest.fixture(scope="module")
+def det_folder(tmp_path_factory):
+    """A VOC folder of squares; the last image has no object."""
+    root = tmp_path_factory.mktemp("voc")
+    box = "<bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox>"
+    for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (root / folder).mkdir(parents=True)
+    names = []
+    for name, pixels, corners in squares(np.random.default_rng(0), 6):
+        Image.fromarray(pixels).save(root / "JPEGImages" / f"{name}.png")
+        text = "" if name == "square5" else f"<object><name>square</name>{box.format(*corners)}</object>"
+        (root / "Annotations" / f"{name}.xml").write_text(f"<annotation>{text}</annotation>")
+        names.append(name)
+    for part, own in (("train", names), ("val", names[:2]), ("test", names[2:4])):
+        (root / "ImageSets" / "Main" / f"{part}.txt").write_text("\n".join(own))
+    return root
+
+
+@pytest.fixture(scope="module")
+def seg_folder(tmp_path_factory):
+    """The squares with a class for each pixel."""
+    root = tmp_path_factory.mktemp("seg")
+    (root / "classes.txt").write_text("noise\nsquare\n")
+    for part in ("train", "val"):
+        for kind in ("images", "labels"):
+            (root / kind / part).mkdir(parents=True)
+        for name, pixels, (x1, y1, x2, y2) in squares(np.random.default_rng(1), 4):
+            labels = np.zeros((60, 80), np.uint8)
+            labels[y1:y2, x1:x2] = 1
+            Image.fromarray(pixels).save(root / "images" / part / f"{name}.png")
+            Image.fromarray(labels).save(root / "labels" / part / f"{name}.png")
+    return root
+
+
+def history(out):
+    """metrics.jsonl without what differs between two runs: the times."""
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{key: v for key, v in record.items() if key not in ("ms", "seconds")} for record in records]
+
+
+@pytest.fixture(scope="module")
+def det_run(det_folder, tmp_path_factory):
+    """A run without interruption; beside it `stopped`, its folder as it was when half of the distilled
+    stage was done.
+    """
+    out = tmp_path_factory.mktemp("run") / "det"
+    stopped, whole = out.with_name("stopped"), SaveEpochs.on_train_epoch_end
+
+    def save(self, trainer, module):
+        whole(self, trainer, module)
+        if (out / "checkpoint" / "distilled-0.ckpt").exists() and not stopped.exists():
+            shutil.copytree(out, stopped)
+
+    arguments = [*DET, "--data-root", str(det_folder), "--inherited-baseline", "--out", str(out)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SaveEpochs, "on_train_epoch_end", save)
+        assert main(["distill", "acam_kd", *arguments]) == 0
+    return out
+
+
+def test_detection_run_writes_what_it_should(det_run):
+    names = {path.name for path in det_run.iterdir()}
+    assert names == {"config.yaml", "metrics.jsonl", "checkpoint", "masks", "student.safetensors",
+                     "teacher.safetensors", "report.html"}  # fmt: skip
+    records = history(det_run)
+    stages = ["teacher", "student-0", "student-0", "inherited-0", "inherited-0", "distilled-0", "distilled-0"]
+    assert [record["stage"] for record in records] == stages
+    last = records[-1]
+    assert set(last["terms"]) == {"classification", "bbox_regression", "acam"}
+    parts = last["acam"]
+    total = parts["loss_s"] + parts["loss_c"] + parts["loss_div"]
+    assert last["terms"]["acam"] == pytest.approx(total, rel=1e-4)
+    assert 0 < last["masks"]["spatial_mean-0"] < 1 and 0 <= last["val_AP"] <= 1
+    assert len(list((det_run / "masks" / "distilled-0").glob("epoch-*.png"))) == 2
+    config = yaml.safe_load((det_run / "config.yaml").read_text())
+    assert config["num_masks"] == 6 and config["alpha"] == config["lambda_div"] == 1
+
+
+def test_report_shows_predictions_and_masks(det_run):
+    page = (det_run / "report.html").read_text()
+    for words in ("Predictions on test images", "Spatial masks", "Mean of the masks", "AP by kind",
+                  "student alone, teacher&#39;s head", "plain PyTorch"):  # fmt: skip
+        assert words in page
+    assert page.count("data:image/png") >= 2 * 5 + 2
+
+
+def test_student_file_is_the_bare_student(det_run, det_folder):
+    config = yaml.safe_load((det_run / "config.yaml").read_text())
+    config.pop("recipe")
+    options = Options(**config)
+    task = task_of(options)
+    student = task.network("student")
+    student.load_state_dict(safetensors.torch.load_file(det_run / "student.safetensors"))
+    want = json.loads((det_run / "checkpoint" / "distilled-0-test.json").read_text())
+    assert task.scores(student)["AP"] == want["AP"]
+
+
+def test_resumed_after_a_whole_epoch_is_the_same_to_the_bit(det_run):
+    stopped = det_run.with_name("stopped")
+    assert history(stopped)[-1]["epoch"] == 1 and not (stopped / "report.html").exists()
+    assert main(["distill", "acam_kd", "--resume", str(stopped)]) == 0
+    assert history(stopped) == history(det_run)
+    name = "student.safetensors"
+    assert (stopped / name).read_bytes() == (det_run / name).read_bytes()
+
+
+def test_teacher_checkpoint_saves_training_it(det_run, det_folder, tmp_path, capsys):
+    arguments = [*DET, "--data-root", str(det_folder), "--no-baseline", "--epochs", "1"]
+    given = ["--teacher-checkpoint", str(det_run / "teacher.safetensors"), "--out", str(tmp_path / "a")]
+    assert main(["distill", "acam_kd", *arguments, *given]) == 0
+    assert [record["stage"] for record in history(tmp_path / "a")] == ["distilled-0"]
+    given = ["--teacher-checkpoint", str(det_run / "student.safetensors"), "--out", str(tmp_path / "b")]
+    assert main(["distill", "acam_kd", *arguments, *given]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "does not hold a retinanet with mobilenet_v2_0.35" in err
+
+
+@pytest.mark.parametrize("model", ["deeplabv3", "pspnet"])
+def test_segmentation_run(seg_folder, tmp_path, model):
+    out = tmp_path / "seg"
+    arguments = [*SEG, "--model", model, "--data-root", str(seg_folder), "--no-baseline", "--out", str(out)]
+    assert main(["distill", "acam_kd", *arguments]) == 0
+    last = history(out)[-1]
+    assert 0 <= last["val_mIoU"] <= 1 and last["acam"]["loss_div"] > 0
+    assert "Spatial masks" in (out / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--task", "det", "--data", "brain"], "option --data: with --task det one of bccd, coco"),
+        (["--task", "seg", "--model", "fcos"], "option --model: with --task seg one of deeplabv3"),
+        (["--task", "det", "--data", "coco"], "needs the folder of the data set"),
+        (["--data", "voc", "--data-root", "nowhere"], "is no folder"),
+        (["--output-stride", "9"], "option --output-stride: 8, 16 or 32"),
+        (["--alpha", "-1"], "option --alpha: 0 or more"),
+        (["--teacher", "resnet7"], "backbone 'resnet7': one of resnet18"),
+        (["--kv-pool", "0"], "option --kv-pool"),
+    ],
+)
+def test_bad_options_are_one_line(arguments, words, tmp_path, capsys, need):
+    need.data("bccd", "BCCD")
+    assert main(["distill", "acam_kd", *arguments, "--out", str(tmp_path / "out")]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and words in err
+
+
+@pytest.mark.parametrize(
+    "model, student_model, levels",
+    [("retinanet", "", 3), ("faster_rcnn", "", 5), ("fcos", "", 3), ("retinanet", "fcos", 3)],
+)
+def test_every_detector_is_distilled(det_folder, model, student_model, levels):
+    """One step of each; two-stage detectors have P2 ... P5 and the pooled level."""
+    options = Options(
+        data="voc", data_root=str(det_folder), model=model, student_model=student_model, short_side=48,
+        long_side=64, width=32, anchor_scale=0.5, extra_levels="yes" if model == "faster_rcnn" else "no",
+        student="mobilenet_v2_0.25", teacher="mobilenet_v2_0.35", kv_pool=1,
+    )  # fmt: skip
+    options.prepare()
+    task = task_of(options)
+    teacher, student = task.network("teacher").eval(), task.network("student")
+    copied = task.inherit(student, teacher).copied
+    assert any("backbone.fpn" in name for name in copied)
+    assert any("backbone.fpn" not in name for name in copied) == (student_model == "")
+    d = task.distiller(student, teacher).train()
+    inputs, target = task.batch(2)
+    out = d(*inputs, target=target)
+    out.loss.backward()
+    assert out.loss.isfinite() and len(d.terms[0].loss.distiller.levels) == levels
+    assert all(p.grad is None or p.grad.isfinite().all() for p in d.parameters())
+    assert not any(name.startswith("terms") for name in d.export_student().state_dict())
+
+
+def test_defaults_of_large_data_are_the_papers():
+    options = Options(task="det", data="coco")
+    options.prepare()
+    assert (options.teacher, options.student, options.epochs, options.lr) == (
+        "resnet101",
+        "resnet50",
+        24,
+        0.01,
+    )
+    options = Options(task="seg", data="cityscapes")
+    options.prepare()
+    assert (options.lr, options.weight_decay, options.output_stride) == (0.02, 5e-4, 8)
+    assert options.inherit == "no" and options.alpha == options.lambda_div == 1
+
+
+def test_collapse_is_seen():
+    assert collapsed({"0": torch.full((1, 6, 4, 4), 0.5), "1": torch.full((1, 6, 2, 2), 0.001)}) == ["1"]

@@ -1,0 +1,292 @@
+"""`kdfast distill dho` with a tiny CLIP on the 8 x 8 digits: batches, what it writes, resume, bad input."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch.utils.data import TensorDataset
+
+from kdfast.cli import main
+from kdfast.recipes import dho
+from kdfast.recipes.common import builtin_images
+from kdfast.recipes.common.data import DataUnavailable
+from kdfast.recipes.common.folder import RunFolder
+from kdfast.recipes.common.parse import parse
+from kdfast.recipes.dho import UNLABELED, DualHead, HeadedStudent, SingleHead, recipe
+from kdfast.recipes.dho.batches import PairBatches, PartlyLabeled
+from kdfast.recipes.dho.calibration import calibration_error, reliability
+from kdfast.recipes.dho.teacher import Prepare
+from kdfast.recipes.dho.training import DualDistilled, distiller, gradient_cosine
+
+transformers = pytest.importorskip("transformers", reason="the Python module transformers is not installed")
+SMALL = ["--data", "digits", "--label-share", "0.1", "--seeds", "1", "--epochs", "2", "--batch-size", "128"]
+SMALL += ["--student", "cifar_resnet8", "--image-size", "8", "--device", "cpu", "--progress", "none"]
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory) -> str:
+    """A CLIP of two blocks with random weights, as save_pretrained writes it."""
+    folder = tmp_path_factory.mktemp("clip")
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789."
+    words = [*letters, *(c + "</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    transformers.CLIPTokenizer.from_pretrained(folder).save_pretrained(folder)
+    end = len(words) - 1
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {"vocab_size": end + 1, "bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end}
+    config = transformers.CLIPConfig(
+        text_config=small | text, vision_config=small | {"image_size": 16, "patch_size": 8}, projection_dim=8
+    )
+    torch.manual_seed(0)
+    transformers.CLIPModel(config).save_pretrained(folder)
+    return f"transformers:{folder}"
+
+
+def history(out: Path) -> list[dict]:
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {key: value for key, value in record.items() if key not in ("ms", "seconds")} for record in records
+    ]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory, clip) -> Path:
+    out = tmp_path_factory.mktemp("dho") / "straight"
+    arguments = [*SMALL, "--teacher", clip, "--teacher-view", "plain", "--tip-adapter", "--tip-views", "2"]
+    assert main(["distill", "dho", *arguments, "--out", str(out)]) == 0
+    return out
+
+
+# ---- Batches -----------------------------------------------------------------------------------------------
+
+
+def test_unlabelled_labels_are_never_handed_out():
+    data = TensorDataset(torch.arange(10.0), torch.arange(10))
+    mixed = PartlyLabeled(data, [3, 7], [0, 1, 2])
+    targets = [target for _, target, _ in (mixed[i] for i in range(len(mixed)))]
+    assert targets == [3, 7, UNLABELED, UNLABELED, UNLABELED]
+    assert [row for *_, row in (mixed[i] for i in range(5))] == [3, 7, 0, 1, 2]
+
+
+def test_an_epoch_passes_over_the_unlabelled_rows_and_cycles_the_labelled():
+    batches = list(PairBatches((4, 50), (4, 16), seed=1))
+    assert len(batches) == 4 == len(PairBatches((4, 50), (4, 16)))
+    assert all(sorted(batch[:4]) == [0, 1, 2, 3] and min(batch[4:]) >= 4 for batch in batches)
+    assert len({index for batch in batches for index in batch[4:]}) == 50
+    assert len(PairBatches((4, 50), (2, 16), pass_over="shorter")) == 2
+
+
+def test_students_alone_get_the_same_labelled_batches_in_as_many_steps():
+    both = PairBatches((20, 50), (8, 16), seed=3)
+    alone = PairBatches((20, 50), (8, 16), seed=3, labels_only=True)
+    assert [batch[:8] for batch in both] == list(alone)
+
+
+def test_processes_share_a_batch():
+    ranks = [list(PairBatches((8, 64), (4, 8), world=2, rank=rank, seed=5)) for rank in (0, 1)]
+    for one, two in zip(*ranks, strict=True):
+        assert not set(one) & set(two)
+    assert len({index for batches in ranks for batch in batches for index in batch[4:]}) == 64
+
+
+def test_epochs_differ_and_repeat():
+    batches = PairBatches((20, 50), (8, 16), seed=3)
+    first = list(batches)
+    batches.set_epoch(1)
+    assert list(batches) != first
+    batches.set_epoch(0)
+    assert list(batches) == first
+
+
+# ---- Training ----------------------------------------------------------------------------------------------
+
+
+def student(head=DualHead, width=8, **options):
+    torch.manual_seed(0)
+    backbone = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, width), torch.nn.ReLU())
+    return HeadedStudent(backbone, head(width, 3), **options)
+
+
+def test_overfits_one_batch():
+    torch.manual_seed(0)
+    d = distiller(student(width=32), torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3)))
+    images, target = torch.randn(24, 3, 2, 2), torch.randint(3, (24,))
+    target[12:] = UNLABELED
+    optimizer = torch.optim.AdamW(d.parameters(), lr=0.02)
+    first = d(images, target=target)
+    for _ in range(150):
+        optimizer.zero_grad()
+        out = d(images, target=target)
+        out.loss.backward()
+        optimizer.step()
+    assert out.loss < 0.1 * first.loss
+    assert (out.output[0][:12].argmax(1) == target[:12]).all()
+    assert (out.output[1].argmax(1) == out.teacher.argmax(1)).float().mean() > 0.9
+
+
+def test_cosine_of_gradients():
+    w = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+    unused = torch.nn.Parameter(torch.ones(1))
+    assert gradient_cosine([w, unused], w.sum(), -w.sum()) == pytest.approx(-1)
+    assert gradient_cosine([w, unused], w[0], w[1]) == pytest.approx(0)
+
+
+def test_single_head_shares_what_two_heads_keep_apart():
+    for head in (SingleHead, DualHead):
+        a, b = student(head)(torch.randn(4, 3, 2, 2))
+        assert (a is b) == (head is SingleHead)
+
+
+def test_separate_batches_for_batch_norm():
+    norm = torch.nn.BatchNorm1d(12)
+    backbone = torch.nn.Sequential(torch.nn.Flatten(), norm)
+    split = HeadedStudent(backbone, DualHead(12, 3), split=4).train()
+    split(torch.cat([torch.zeros(4, 3, 2, 2), torch.ones(8, 3, 2, 2)]))
+    assert norm.num_batches_tracked == 2
+    torch.testing.assert_close(norm.running_var, torch.full((12,), 0.81), msg="each half is constant")
+
+
+def test_replayed_logits_are_the_teachers():
+    teacher = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
+    images, target = torch.randn(6, 3, 2, 2), torch.tensor([0, 1, 2, *[UNLABELED] * 3])
+    rows = torch.tensor([5, 0, 3, 1, 2, 4])
+    stored = torch.empty(6, 3)
+    stored[rows] = teacher(images).detach()
+    losses = []
+    for outputs in (None, stored):
+        module = DualDistilled(distiller(student(), teacher), 3, None, outputs=outputs)
+        losses.append(module.training_step((images, target, rows), 1))
+    assert torch.equal(*losses)
+
+
+def test_teachers_images():
+    images = torch.rand(2, 1, 8, 8)
+    prepare = Prepare(((0.2,), (0.4,)), ((0.5,) * 3, (0.25,) * 3), 8)
+    found = prepare((images - 0.2) / 0.4)
+    torch.testing.assert_close(found, ((images - 0.5) / 0.25).expand(-1, 3, -1, -1), rtol=1e-5, atol=1e-5)
+    assert Prepare(((0.2,), (0.4,)), ((0.5,) * 3, (0.25,) * 3), 16)(images).shape == (2, 3, 16, 16)
+
+
+def test_calibration():
+    confident = torch.eye(4)[torch.arange(4).repeat(10)]
+    target = torch.arange(4).repeat(10)
+    assert calibration_error(confident, target) == pytest.approx(0)
+    assert calibration_error(confident, (target + 1) % 4) == pytest.approx(1)
+    half = torch.full((40, 2), 0.5) + torch.tensor([0.01, -0.01])
+    rows = reliability(half, torch.arange(2).repeat(20))
+    assert rows == [(pytest.approx(0.51), 0.5, 40)]
+    assert calibration_error(half, torch.arange(2).repeat(20)) == pytest.approx(0.01, abs=1e-6)
+
+
+# ---- The run -----------------------------------------------------------------------------------------------
+
+
+def test_folder_and_metrics(straight):
+    names = {path.name for path in straight.iterdir()}
+    assert names >= {"config.yaml", "metrics.jsonl", "student.safetensors", "report.html", "teacher_cache"}
+    records = history(straight)
+    assert [r["stage"] for r in records] == ["student-0"] * 2 + ["single-0"] * 2 + ["distilled-0"] * 2
+    last = records[-1]
+    assert set(last["terms"]) == {"ce", "kd_labeled", "kd_unlabeled"} and -1 <= last["gradient_cosine"] <= 1
+    assert last["loss"] == pytest.approx(0.5 * sum(last["terms"].values()), rel=1e-4)
+    assert len({r["step"] for r in records if r["epoch"] == 2}) == 1, "all students take as many steps"
+
+
+def test_weights_hold_both_heads(straight):
+    weights = safetensors.torch.load_file(straight / "student.safetensors")
+    assert weights["head.ce_head.weight"].shape == weights["head.kd_head.weight"].shape == (10, 64)
+
+
+def test_numbers_are_chosen_on_validation(straight):
+    found = json.loads((straight / "checkpoint" / "distilled-0-test.json").read_text())
+    assert set(found) == {"accuracy", "alpha", "beta", "heads"}
+    report = (straight / "report.html").read_text()
+    for part in (
+        "Validation accuracy over alpha and beta",
+        "Reliability",
+        "Gradient conflict",
+        "The two heads",
+    ):
+        assert part in report
+
+
+@pytest.mark.slow
+def test_stopped_and_resumed_is_the_same_to_the_bit(straight, clip, tmp_path):
+    out = tmp_path / "killed"
+    arguments = [*SMALL, "--teacher", clip, "--teacher-view", "plain", "--tip-adapter", "--tip-views", "2"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kdfast.cli", "distill", "dho", *arguments, "--out", str(out)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    checkpoint = out / "checkpoint" / "distilled-0.ckpt"
+    while not checkpoint.exists() and process.poll() is None:
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert checkpoint.exists() and not (out / "report.html").exists(), "it was to be killed half-way"
+    assert main(["distill", "dho", "--resume", str(out)]) == 0
+    assert history(out) == history(straight)
+    name = "student.safetensors"
+    assert (out / name).read_bytes() == (straight / name).read_bytes()
+
+
+def test_clip_student_with_aligned_text_heads(clip, tmp_path):
+    out = tmp_path / "out"
+    arguments = [*SMALL, "--student", clip, "--teacher", clip, "--align-kd", "--init-text", "--epochs", "1"]
+    arguments += ["--no-baseline", "--no-single-head", "--alpha", "0.5", "--beta", "0.5", "--unit-weights"]
+    arguments += ["--precision", "bf16-mixed", "--teacher-precision", "bfloat16", "--teacher-view", "same"]
+    arguments += ["--shots", "2", "--separate"]
+    assert main(["distill", "dho", *arguments, "--out", str(out)]) == 0
+    assert json.loads((out / "checkpoint" / "distilled-0-test.json").read_text())["alpha"] == 0.5
+
+
+BAD = [
+    (["--teacher", "clip"], "--teacher clip: conse, mobilenet, open_clip:MODEL@FILE or transformers:FOLDER"),
+    (["--teacher", "transformers:/nowhere"], "a folder with config.json is needed"),
+    (["--teacher", "open_clip:RN51@x.pt"], "open_clip has no model of that name"),
+    (["--teacher", "open_clip:RN50@x.pt"], "there is no file x.pt"),
+    (["--lam", "2"], "option --lam"),
+    (["--alpha", "0.5"], "give both"),
+    (["--templates", "[a photo]"], "option --templates"),
+    (["--init-text"], "--init-text: the student must be a vision-language model"),
+    (["--shots", "500"], "has fewer training images"),
+    (["--student", "resnet1"], "there is no such network"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), BAD)
+def test_bad_input_is_one_line(arguments, sentence, clip, tmp_path, capsys):
+    given = [*SMALL, "--teacher", clip, *arguments, "--out", str(tmp_path / "out")]
+    assert main(["distill", "dho", *given]) == 2
+    err = capsys.readouterr().err
+    assert sentence in err and err.strip().count("\n") == 0, err
+
+
+def test_measuring_the_share_leaves_the_student_alone(straight, clip, monkeypatch):
+    """The steps that are timed must not move the batch norms' statistics, which the report looks at next."""
+    arguments = [*SMALL, "--teacher", clip, "--teacher-view", "plain", "--tip-adapter", "--tip-views", "2"]
+    options, _ = parse("dho", dho, arguments)
+    study = recipe.DhoStudy(options, RunFolder.open(straight))
+    study.seed(0)
+    before = {key: value.clone() for key, value in study.networks["distilled"].state_dict().items()}
+    monkeypatch.setattr(study.out, "result", lambda name, compute: compute())
+    study.share()
+    after = study.networks["distilled"].state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_without_debian_the_animals_serve(monkeypatch, capsys):
+    def fails(*_):
+        raise DataUnavailable("no apt-get")
+
+    monkeypatch.setattr(builtin_images, "load", fails)
+    options = recipe.Options()
+    options.prepare()
+    assert (options.data, options.teacher, options.teacher_view) == ("animals", "mobilenet", "plain")
+    assert capsys.readouterr().out.count("\n") == 1

@@ -1,0 +1,455 @@
+"""ScaleKD: losses against the published vectors and a DCT, the way of gradients, teachers and students."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import torch.nn.functional as F
+from feature_checks import wave
+from PIL import Image
+from safetensors.torch import load_file
+
+import kdfast
+from kdfast.cli import main
+from kdfast.recipes import scale_kd
+from kdfast.recipes.common import cifar_nets
+from kdfast.recipes.common.augment import MEAN, STD
+from kdfast.recipes.scale_kd.recipe import fold_normalisation
+
+timm = pytest.importorskip("timm", reason="the Python module timm is not installed")
+SIDE = 32
+
+
+def near(value, wanted, tolerance=1e-9):
+    torch.testing.assert_close(
+        torch.as_tensor(value, dtype=torch.float64).detach(),
+        torch.as_tensor(wanted, dtype=torch.float64),
+        rtol=tolerance,
+        atol=tolerance,
+    )
+
+
+def swin(**options):
+    torch.manual_seed(0)
+    small = {"img_size": SIDE, "patch_size": 2, "window_size": 4, "embed_dim": 8, "depths": (1, 1, 2)}
+    model = timm.models.SwinTransformer(num_heads=(1, 2, 4), num_classes=5, **small | options)
+    return model
+
+
+def vit(kind=None, **options):
+    torch.manual_seed(0)
+    kind = kind or timm.models.VisionTransformer
+    small = {"img_size": SIDE, "patch_size": 8, "embed_dim": 16, "depth": 6, "num_heads": 2, "num_classes": 5}
+    return kind(**small | options)
+
+
+def cnn():
+    torch.manual_seed(1)
+    return timm.create_model("resnet10t", num_classes=5)
+
+
+def distiller(student=None, teacher=None, **options):
+    """By default a ResNet seen at 4 x 4 and 2 x 2: images of 32 leave 1 x 1 of its last map."""
+    if student is None:
+        options.setdefault("student_taps", ("layer2", "layer3"))
+    return scale_kd.ScaleKD(student or cnn(), teacher or swin(), torch.randn(2, 3, SIDE, SIDE), **options)
+
+
+def batch(count=4):
+    torch.manual_seed(2)
+    return torch.randn(count, 3, SIDE, SIDE), torch.randint(5, (count,))
+
+
+VECTORS = [
+    ("spatial", 0.08, 0.673330394111, 0.601865795295, (-0.033590530335, 0.031194744739, -0.000707514706)),
+    ("alternative", 0.06, 0.505435071373, 0.565152025401,
+     (-0.040687991771, 0.031582965198, -0.008989420492)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("view", "weight", "value", "total", "first"), VECTORS)
+def test_view_vectors(view, weight, value, total, first):
+    s = wave((2, 4, 3)).requires_grad_()
+    t = (0.5 + wave((2, 3, 2, 2), 1, 0.8)).flatten(2).mT
+    loss = weight * scale_kd.ViewLoss(view, eps=1e-12)(s, t)
+    loss.backward()
+    near(loss, value)
+    near(s.grad.abs().sum(), total)
+    near(s.grad.flatten()[:3], first)
+
+
+def test_soft_cross_entropy_vector():
+    s, t = wave((2, 5), 3).requires_grad_(), wave((2, 5), 3, 0.5).float()
+    loss = 0.5 * scale_kd.SoftCrossEntropy()(s, t)
+    loss.backward()
+    near(loss, 0.543045627715, 1e-6)
+    near(s.grad.abs().sum(), 0.347396559413, 1e-6)
+    near(s.grad.flatten()[:3], (-0.082312305012, 0.072940279754, 0.009658150316), 1e-6)
+
+
+def test_soft_cross_entropy_survives_underflow():
+    s = torch.tensor([[200.0, 0.0, -200.0]], requires_grad=True)
+    loss = scale_kd.SoftCrossEntropy()(s, torch.tensor([[0.0, 1.0, 2.0]]))
+    loss.backward()
+    assert loss.isfinite() and s.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("side", [7, 14])
+def test_alternative_view_is_the_map_without_its_dc_coefficient(side):
+    """The paper's DCT, coefficient (0, 0) set to zero, and back."""
+    maps = torch.randn(2, 2, 6, side, side, dtype=torch.float64)
+    k = torch.arange(side, dtype=torch.float64)
+    dct = 2 * torch.cos(torch.pi * k[:, None] * (2 * k + 1) / (2 * side))
+    coefficients = dct @ maps @ dct.T
+    coefficients[..., 0, 0] = 0
+    back = torch.linalg.inv(dct)
+    unit = [F.normalize(x, dim=1) for x in back @ coefficients @ back.T]
+    wanted = (unit[0] - unit[1]).square().sum() / 2
+    tokens = [x.flatten(2).mT for x in maps]
+    near(scale_kd.ViewLoss("alternative", eps=1e-12)(*tokens), wanted, 1e-10)
+
+
+def test_mean_over_positions_and_single_positions():
+    s, t = torch.randn(2, 3, 9, 4, dtype=torch.float64)
+    summed, averaged = (
+        scale_kd.ViewLoss("spatial", reduction=reduction)(s, t) for reduction in ("sum_hw", "mean_hw")
+    )
+    near(summed / 9, averaged, 1e-12)
+    one = torch.randn(3, 1, 4, requires_grad=True)
+    loss = scale_kd.ViewLoss("alternative")(one, torch.randn(3, 1, 4))
+    loss.backward()
+    assert loss == 0 and not one.grad.any()
+
+
+def test_constant_map_gets_no_gradient_in_the_alternative_view():
+    s = torch.full((2, 49, 8), 3.0, requires_grad=True)
+    scale_kd.ViewLoss("alternative")(s, torch.randn(2, 49, 8)).backward()
+    assert not s.grad.any()
+
+
+def test_loss_is_the_sum_of_its_terms():
+    d, (images, y) = distiller(), batch()
+    out = d(images, target=y)
+    assert set(out.terms) == {"spat_3", "alt_3", "spat_4", "alt_4", "kd"}
+    w = {"spat_3": 0.08, "spat_4": 0.08, "alt_3": 0.06, "alt_4": 0.06, "kd": 0.5}
+    total = 0.5 * F.cross_entropy(out.output, y) + sum(w[k] * v for k, v in out.terms.items())
+    near(out.loss.double(), total.double(), 1e-5)
+
+
+def test_equations_by_hand():
+    """Both uses of the proxy path, written out with the modules' weights."""
+    d, (images, y) = distiller(), batch()
+    for cap in d.student.projectors.caps.values():  # far from uniform attention, where rounding decides
+        torch.nn.init.normal_(cap.position)
+    with torch.no_grad():
+        out = d(images, target=y)
+        model = d.teacher
+        t4 = model.forward_features(images).flatten(1, 2)
+        _, (f3, f4) = d.student.maps(images)
+        for view, name in (("spatial", "spat"), ("alternative", "alt")):
+            g = d.student.projectors.caps[f"3_{view}"](f3)
+            h = model.norm(model.layers[-1](g.unflatten(1, (8, 8)))).flatten(1, 2)
+            o = d.student.projectors.caps[f"4_{view}"](f4, h)
+            for stage, x in ((3, h), (4, o)):
+                pair = [z - z.mean(1, keepdim=True) if view == "alternative" else z for z in (x, t4)]
+                s, t = (F.normalize(z, dim=-1) for z in pair)
+                near(out.terms[f"{name}_{stage}"].double(), ((s - t).square().sum() / 4).double(), 1e-4)
+
+
+def test_gradients_pass_through_the_frozen_stage():
+    d, (images, y) = distiller(alpha=1.0, kd=False, spatial_weight=(0, 1), alternative_weight=0), batch()
+    d(images, target=y).loss.backward()
+    caps = d.student.projectors.caps
+    assert caps["3_spatial"].conv.weight.grad.abs().sum() > 0, "stage 4's queries come through stage 3"
+    stage3 = d.student.model.get_submodule(d.student.maps.paths[0])
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in stage3.parameters())
+    assert all(p.grad is None and not p.requires_grad for p in d.teacher.parameters())
+
+
+def test_teacher_is_unregistered_and_in_eval_mode():
+    teacher = swin(drop_path_rate=0.5)
+    d = distiller(teacher=teacher).train()
+    mine = {id(p) for p in d.parameters()}
+    assert not mine & {id(p) for p in teacher.parameters()}
+    assert not any("teacher" in key or "tail" in key for key in d.state_dict())
+    d(batch()[0], target=batch()[1])
+    assert not any(m.training for m in teacher.modules())
+
+
+def test_published_train_mode_moves_the_targets():
+    """With stochastic depth in the teacher, its targets and its last part."""
+    d = distiller(teacher=swin(drop_path_rate=0.5), teacher_train_mode=True).train()
+    images, y = batch(16)
+    torch.manual_seed(0)
+    first, second = (d(images, target=y).teacher for _ in range(2))
+    assert not torch.equal(first, second) and all(m.training for m in d.teacher.modules())
+    d.eval()
+    first, second = (d(images, target=y).loss for _ in range(2))
+    assert torch.equal(first, second) and not any(m.training for m in d.teacher.modules())
+
+
+STUDENTS = {
+    "resnet10t": {},
+    "convnext_atto": {},
+    "mobilenetv3_small_050": {},
+    "mixer_s16_224": {"img_size": 64},
+    "vit_tiny_patch16_224": {"img_size": 64, "depth": 6, "embed_dim": 24},
+    "swin_tiny_patch4_window7_224": {"img_size": 64, "embed_dim": 12, "num_heads": (1,) * 4},
+    "resmlp_12_224": {"img_size": 64},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_students(name):
+    student = timm.create_model(name, num_classes=5, **STUDENTS[name])
+    side = STUDENTS[name].get("img_size", SIDE)
+    images, y = torch.randn(2, 3, side, side), torch.tensor([0, 1])
+    resize = None if side == SIDE else lambda x: F.interpolate(x, SIDE)
+    d = scale_kd.ScaleKD(student, swin(), images, teacher_inputs=resize)
+    d(images, target=y).loss.backward()
+    stage3 = d.student.model.get_submodule(d.student.maps.paths[0])
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in stage3.parameters())
+
+
+def beit(**options):
+    return vit(timm.models.Beit, use_abs_pos_emb=False, use_rel_pos_bias=True, **options)
+
+
+TEACHERS = {
+    "swin": swin,
+    "swin_v2": lambda: swin_v2(),
+    "vit": vit,
+    "deit": lambda: vit(class_token=False, global_pool="avg"),
+    "beit": beit,
+    "beit_shared": lambda: vit(timm.models.Beit, use_abs_pos_emb=False, use_shared_rel_pos_bias=True),
+}
+
+
+def swin_v2():
+    small = {"img_size": SIDE, "patch_size": 2, "window_size": 4, "embed_dim": 8, "depths": (1, 1, 2)}
+    return timm.models.SwinTransformerV2(num_heads=(1, 2, 4), num_classes=5, **small)
+
+
+@pytest.mark.parametrize("kind", TEACHERS)
+def test_teachers(kind):
+    """The target is what the teacher's forward_features gives; gradients reach the first projector."""
+    teacher = TEACHERS[kind]()
+    d, (images, y) = distiller(teacher=teacher), batch(2)
+    features = teacher.forward_features(images).detach()
+    out = d(images, target=y)
+    assert torch.equal(out.teacher, teacher(images))
+    loss = d.terms[0].loss
+    wanted = features.flatten(1, 2) if features.dim() == 4 else features[:, loss.prefix :]
+    grids = scale_kd.parts_of(teacher).grids
+    assert wanted.shape[1] == grids[1][0] * grids[1][1]
+    assert torch.equal(loss(wanted.flip(1), features), loss.__class__("spatial")(wanted.flip(1), wanted))
+    out.loss.backward()
+    assert d.student.projectors.caps["3_spatial"].conv.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "stage", "begin", "end"),
+    [("deit", 3, "blocks.1", "blocks.4"), ("deit", 4, "blocks.4", "norm"), ("swin", 3, "layers.1", "norm")],
+)
+def test_last_parts_continue_the_teacher(kind, stage, begin, end):
+    """The teacher's own features, put in where the student's go, come out as the teacher's."""
+    teacher = TEACHERS[kind]().eval()
+    with torch.no_grad():
+        _, features = kdfast.FeatureTap(teacher, {"begin": begin, "end": end})(batch(2)[0])
+        tokens = [x.flatten(1, 2) if x.dim() == 4 else x for x in features.values()]
+        found = scale_kd.parts_of(teacher).tails[stage - 3](tokens[0])
+    near(found.double(), tokens[1].double(), 1e-5)
+
+
+def test_replayed_teacher_is_the_same():
+    teacher = vit()
+    d, (images, y) = distiller(teacher=teacher), batch()
+    d.eval()
+    with torch.no_grad():
+        stored = {"": teacher(images), "norm": teacher.forward_features(images)}
+    assert torch.equal(d(images, target=y).loss, d(images, target=y, replay=stored).loss)
+
+
+def test_overfits_one_batch():
+    d, (images, y) = distiller(), batch()
+    optimizer = torch.optim.AdamW(d.parameters(), lr=1e-3)
+    first = d(images, target=y)
+    for _ in range(60):
+        optimizer.zero_grad()
+        out = d(images, target=y)
+        out.loss.backward()
+        optimizer.step()
+    assert out.loss < 0.6 * first.loss
+    for name in ("spat_3", "alt_3", "spat_4", "alt_4"):
+        assert out.terms[name] < 0.7 * first.terms[name], name
+    assert (out.output.argmax(1) == y).all()
+
+
+def test_export_leaves_the_bare_student():
+    student = cnn()
+    keys = set(student.state_dict())
+    d = distiller(student=student)
+    assert d.export_student() is student and set(student.state_dict()) == keys
+    assert not any(m._forward_hooks for m in student.modules())
+
+
+def test_low_precision_teacher():
+    d, (images, y) = distiller(teacher_dtype=torch.bfloat16), batch()
+    assert next(d.teacher.parameters()).dtype == torch.bfloat16
+    out = d(images, target=y)
+    out.loss.backward()
+    assert out.loss.dtype == torch.float32 and out.loss.isfinite()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stages": (2, 3)}, r"stages must be some of 3 and 4, got \[2, 3\]"),
+        ({"views": ("dct",)}, r"views must be some of spatial, alternative, got \['dct'\]"),
+        ({"alpha": 2}, r"alpha must be in \[0, 1\], got 2"),
+        ({"spatial_weight": (1, 2, 3)}, "spatial_weight must be one or two numbers"),
+        ({"student_taps": ("layer4",)}, "a student needs two taps"),
+        ({"teacher": timm.create_model("resnet10t")}, "must be a Swin, .* or BEiT of timm, got ResNet"),
+        ({"teacher": vit(depth=4)}, "needs at least 5 blocks, got 4"),
+        ({"num_heads": (3, 3)}, "num_heads must divide dim"),
+    ],
+)  # fmt: skip
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        distiller(**options)
+
+
+def test_published_sizes():
+    """The projectors of R50 and Swin-L: 17.9 M each for stage 3, 70.1 M each for stage 4, 176 M in all."""
+    with torch.device("meta"):
+        projectors = scale_kd.Projectors(
+            [torch.Size((1024, 14, 14)), torch.Size((2048, 7, 7))],
+            scale_kd.TeacherParts("norm", (768, 1536), ((14, 14), (7, 7)), (None, None)),
+            stages=(3, 4), views=("spatial", "alternative"),
+        )  # fmt: skip
+    size = {name: sum(p.numel() for p in cap.parameters()) / 1e6 for name, cap in projectors.caps.items()}
+    assert round(size["3_spatial"], 1) == 17.9 and round(size["4_spatial"], 1) == 70.1
+    assert round(sum(size.values())) == 176
+    assert [cap.num_heads for cap in projectors.caps.values()] == [16, 16, 24, 24]
+
+
+# ---- The recipe --------------------------------------------------------------------------------------------
+
+SMALL = ["--image-size", "28", "--channels", "1", "--augment", "flip", "--label-share", "0.5", "--seeds", "1"]
+SMALL += [
+    "--batch-size",
+    "8",
+    "--device",
+    "cpu",
+    "--student",
+    "cifar_resnet8",
+    "--teacher-epochs",
+    "1",
+    "--epochs",
+    "2",
+    "--progress",
+    "none",
+]
+
+
+def history(out):
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {key: value for key, value in record.items() if key not in ("ms", "seconds")} for record in records
+    ]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> list[str]:
+    """Options for 48 noisy pictures of three brightnesses."""
+    folder = tmp_path_factory.mktemp("pictures")
+    draw = torch.Generator().manual_seed(0)
+    for number, name in enumerate(("dark", "grey", "light")):
+        (folder / name).mkdir()
+        for row in range(16):
+            pixels = 60 * number + 100 * torch.rand(28, 28, generator=draw)
+            Image.fromarray(pixels.byte().numpy()).save(folder / name / f"{row}.png")
+    return ["--data", str(folder), *SMALL]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory, small):
+    out = tmp_path_factory.mktemp("scale_kd") / "straight"
+    assert main(["distill", "scale_kd", *small, "--out", str(out)]) == 0
+    return out
+
+
+def test_folder_and_metrics(straight):
+    assert (straight / "student.safetensors").exists()
+    records = [json.loads(line) for line in (straight / "metrics.jsonl").read_text().splitlines()]
+    assert [r["stage"] for r in records] == ["teacher", *["student-0"] * 2, *["distilled-0"] * 2]
+    assert set(records[-1]["terms"]) == {"task", "kd", "spat_3", "alt_3", "spat_4", "alt_4"}
+    assert {"teacher", "student", "projectors", "loss", "backward"} <= set(records[-1]["ms"])
+    report = (straight / "report.html").read_text()
+    for part in ("Do the losses fall?", "What training costs", "plain PyTorch"):
+        assert part in report
+
+
+def test_weights_are_the_bare_students(straight):
+    weights = load_file(straight / "student.safetensors")
+    bare = cifar_nets.create("cifar_resnet8", classes=3, channels=1)
+    bare.load_state_dict(weights)
+
+
+@pytest.mark.slow
+def test_stopped_and_resumed_is_the_same_to_the_bit(straight, small, tmp_path):
+    out = tmp_path / "killed"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kdfast.cli", "distill", "scale_kd", *small, "--out", str(out)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    checkpoint = out / "checkpoint" / "distilled-0.ckpt"
+    while not checkpoint.exists() and process.poll() is None:
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert checkpoint.exists() and not (out / "report.html").exists(), "it was to be killed half-way"
+    assert main(["distill", "scale_kd", "--resume", str(out)]) == 0
+    assert history(out) == history(straight)
+    name = "student.safetensors"
+    assert (out / name).read_bytes() == (straight / name).read_bytes()
+
+
+def test_cached_low_precision_teacher(small, tmp_path):
+    arguments = [*small, "--teacher", "vit_mini", "--no-baseline", "--epochs", "1", "--augment", "none"]
+    arguments += ["--teacher-cache", str(tmp_path / "cache"), "--precision", "bf16-mixed"]
+    arguments += ["--teacher-precision", "bfloat16", "--reduction", "mean_hw", "--label-smoothing", "0.1"]
+    assert main(["distill", "scale_kd", *arguments, "--out", str(tmp_path / "out")]) == 0
+    assert len(kdfast.TeacherCache(tmp_path / "cache")) > 0
+
+
+def test_other_normalisation_goes_into_the_weights():
+    model = vit()
+    model.pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    pixels = torch.rand(2, 3, SIDE, SIDE)
+    wanted = model((pixels - 0.5) / 0.5)
+    fold_normalisation(model)
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (MEAN, STD))
+    torch.testing.assert_close(model((pixels - mean) / std), wanted, rtol=1e-4, atol=1e-4)
+
+
+BAD = [
+    (["--teacher", "resnet10t"], "--teacher resnet10t: the teacher must be a Swin"),
+    (["--alpha", "2"], "option --alpha"),
+    (["--student-taps", "stages.1"], "option --student-taps: PATH,PATH is needed"),
+    (["--student-taps", "layer2,layer9"], "no module 'layer9'"),
+    (["--student", "test_convnext"], "--student test_convnext: Calculated padded input size"),
+    (["--teacher-epochs", "0"], "--teacher swin_mini has fresh weights"),
+    (["--teacher-train-mode", "--augment", "none", "--teacher-cache", "x"], "has no fixed outputs to keep"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), BAD)
+def test_bad_input_is_one_line(arguments, sentence, small, tmp_path, capsys):
+    given = [*small, "--no-baseline", *arguments, "--out", str(tmp_path / "out")]
+    assert main(["distill", "scale_kd", *given]) == 2
+    err = capsys.readouterr().err
+    assert sentence in err and err.strip().count("\n") == 0, err
