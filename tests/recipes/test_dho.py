@@ -1,13 +1,17 @@
 """DHO: heads, loss, inference and teachers against the equations and the published vectors."""
 
+import io
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 from feature_checks import wave
+from PIL import Image
 
 from kdfast.recipes import dho
+from kdfast.recipes.common import builtin_images
+from kdfast.recipes.dho import conse
 
 Y = torch.tensor([1, 3])
 
@@ -301,3 +305,38 @@ def test_bad_shapes():
         dho.dho_loss(a, b, t[:, :3], Y, n_labeled=2)
     with pytest.raises(ValueError, match=r"alpha must be in \[0, 1\] and beta above 0"):
         dho.dho_predict(a, b, 0.5, 0)
+
+
+def test_conse_is_a_mean_of_text_embeddings():
+    torch.manual_seed(0)
+    logits, classes = torch.randn(3, 20), torch.randn(20, 5)
+    found = conse.ConSE(torch.nn.Identity(), classes, top=4)(logits)
+    for row, p in zip(found, logits.softmax(-1), strict=True):
+        best = sorted(range(20), key=lambda k: -p[k])[:4]
+        wanted = sum(p[k] * classes[k] for k in best) / sum(p[k] for k in best)
+        torch.testing.assert_close(row, wanted)
+
+
+def test_stamps_stand_on_white_squares(monkeypatch):
+    def stamp(mode, size, colour):
+        buffer = io.BytesIO()
+        Image.new(mode, size, colour).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    root = "usr/share/tuxpaint/stamps/"
+    files = {
+        root + "animals/fish/perch.png": stamp("RGBA", (40, 20), (255, 0, 0, 255)),
+        root + "vehicles/auto/car.png": stamp("RGBA", (10, 10), (0, 0, 0, 0)),
+        root + "vehicles/auto/car_mirror.png": b"",
+        root + "animals/fish/perch.txt": b"",
+    }
+
+    def fetch(name, version, digest, wanted):
+        return {path: content for path, content in files.items() if wanted(path)}
+
+    monkeypatch.setattr(builtin_images, "fetch_debian", fetch)
+    arrays = builtin_images.load("stamps", 20)
+    assert arrays.images.shape == (2, 3, 20, 20)
+    assert [arrays.classes[label] for label in arrays.labels] == ["fish", "vehicle"]
+    fish, car = arrays.images
+    assert (car == 255).all() and fish[:, 10, 10].tolist() == [255, 0, 0] and (fish[:, 0] == 255).all()

@@ -12,7 +12,12 @@ import torch
 from torch.utils.data import TensorDataset
 
 from kdfast.cli import main
-from kdfast.recipes.dho import UNLABELED, DualHead, HeadedStudent, SingleHead
+from kdfast.recipes import dho
+from kdfast.recipes.common import builtin_images
+from kdfast.recipes.common.data import DataUnavailable
+from kdfast.recipes.common.folder import RunFolder
+from kdfast.recipes.common.parse import parse
+from kdfast.recipes.dho import UNLABELED, DualHead, HeadedStudent, SingleHead, recipe
 from kdfast.recipes.dho.batches import PairBatches, PartlyLabeled
 from kdfast.recipes.dho.calibration import calibration_error, reliability
 from kdfast.recipes.dho.teacher import Prepare
@@ -235,15 +240,8 @@ def test_clip_student_with_aligned_text_heads(clip, tmp_path):
     out = tmp_path / "out"
     arguments = [*SMALL, "--student", clip, "--teacher", clip, "--align-kd", "--init-text", "--epochs", "1"]
     arguments += ["--no-baseline", "--no-single-head", "--alpha", "0.5", "--beta", "0.5", "--unit-weights"]
-    arguments += [
-        "--precision",
-        "bf16-mixed",
-        "--teacher-precision",
-        "bfloat16",
-        "--shots",
-        "2",
-        "--separate",
-    ]
+    arguments += ["--precision", "bf16-mixed", "--teacher-precision", "bfloat16", "--teacher-view", "same"]
+    arguments += ["--shots", "2", "--separate"]
     assert main(["distill", "dho", *arguments, "--out", str(out)]) == 0
     assert json.loads((out / "checkpoint" / "distilled-0-test.json").read_text())["alpha"] == 0.5
 
@@ -268,3 +266,27 @@ def test_bad_input_is_one_line(arguments, sentence, clip, tmp_path, capsys):
     assert main(["distill", "dho", *given]) == 2
     err = capsys.readouterr().err
     assert sentence in err and err.strip().count("\n") == 0, err
+
+
+def test_measuring_the_share_leaves_the_student_alone(straight, clip, monkeypatch):
+    """The steps that are timed must not move the batch norms' statistics, which the report looks at next."""
+    arguments = [*SMALL, "--teacher", clip, "--teacher-view", "plain", "--tip-adapter", "--tip-views", "2"]
+    options, _ = parse("dho", dho, arguments)
+    study = recipe.DhoStudy(options, RunFolder.open(straight))
+    study.seed(0)
+    before = {key: value.clone() for key, value in study.networks["distilled"].state_dict().items()}
+    monkeypatch.setattr(study.out, "result", lambda name, compute: compute())
+    study.share()
+    after = study.networks["distilled"].state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_without_debian_the_animals_serve(monkeypatch, capsys):
+    def fails(*_):
+        raise DataUnavailable("no apt-get")
+
+    monkeypatch.setattr(builtin_images, "load", fails)
+    options = recipe.Options()
+    options.prepare()
+    assert (options.data, options.teacher, options.teacher_view) == ("animals", "mobilenet", "plain")
+    assert capsys.readouterr().out.count("\n") == 1

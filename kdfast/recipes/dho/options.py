@@ -5,26 +5,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from kdfast.recipes.common import builtin_images
+from kdfast.recipes.common.data import DataUnavailable
 from kdfast.recipes.common.image_options import ImageOptions
 from kdfast.recipes.common.options import require_positive
+from kdfast.recipes.common.ranks import say
 
 
 @dataclass(kw_only=True)
 class Options(ImageOptions):
     """Loss and heads default to the paper's few-shot settings; data and networks to the demonstration's."""
 
-    data: str = "animals"
+    data: str = "auto"
     """mnist, digits, animals, stamps or elpv (built in), or a folder: CIFAR's python files, CLASS/*.jpg, or
-    train/ and val/ (ImageNet); names of classes are what the teacher is told"""
+    train/ and val/ (ImageNet), whose names are what the teacher is told; auto: the stamps, for students of
+    32 x 32, or the animals with --teacher mobilenet where Debian's packages are not to be had"""
 
-    label_share: float = 0.01
+    label_share: float = 0.1
     """share of the training labels that is known, drawn class by class by the student's seed; the other
     images are unlabelled"""
 
     shots: int = 0
     """labelled images of each class, in place of --label-share"""
 
-    teacher: str = "mobilenet"
+    teacher: str = "conse"
     """conse, mobilenet, open_clip:MODEL@FILE or transformers:FOLDER; see dho/vision_language.py"""
 
     class_vectors: Literal["auto", "text", "images"] = "auto"
@@ -51,9 +55,9 @@ class Options(ImageOptions):
     teacher_size: int = 0
     """side of the teacher's images, 0 for its own; they are resized from the student's"""
 
-    teacher_view: Literal["same", "plain"] = "same"
+    teacher_view: Literal["auto", "same", "plain"] = "auto"
     """the teacher sees the student's augmented image, as in the paper, or the plain one, whose outputs are
-    computed once and kept"""
+    computed once and kept; auto: plain for built-in data"""
 
     student: str = "cifar_resnet8"
     """timm's or torchvision's name, cifar_..., NAME@WEIGHTS, mobilenet_v2@imagenet; or open_clip:MODEL@FILE,
@@ -100,7 +104,7 @@ class Options(ImageOptions):
     single_head: bool = True
     """also train a student with one head for both losses, to compare"""
 
-    epochs: int = 10
+    epochs: int = 30
     """passes, see --pass-over"""
 
     threads: int = 1
@@ -125,6 +129,18 @@ class Options(ImageOptions):
             )
         if any("{}" not in template for template in self.templates):
             raise ValueError("option --templates: every prompt needs {} where the class name goes")
+
+    def prepare(self) -> None:
+        """Settle `data` and `teacher_view`."""
+        if self.data == "auto":
+            self.data, self.student_size = "stamps", self.student_size or 32
+            try:
+                builtin_images.load("stamps")
+            except DataUnavailable as error:
+                say(f"the stamps are not to be had ({error}); using the animals and --teacher mobilenet")
+                self.data, self.student_size, self.teacher = "animals", 0, "mobilenet"
+        if self.teacher_view == "auto":
+            self.teacher_view = "plain" if self.data in builtin_images.NAMES else "same"
 
     @property
     def weights(self) -> tuple[float, float]:

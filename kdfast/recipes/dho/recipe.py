@@ -92,7 +92,7 @@ class DhoStudy:
             self._test(f"student-{seed}", alone)
         outputs = None
         if self.options.teacher_view == "plain" or self.options.augment == "none":
-            outputs = teacher.logits(self.teacher.embeddings("train"))
+            outputs = teacher.logits(self.teacher.embeddings("train")).cpu()
         heads = {"single": SingleHead} if self.options.single_head else {}
         for name, head in (heads | {"distilled": None}).items():
             build = partial(self._distiller, head, teacher, len(rows))
@@ -137,7 +137,7 @@ class DhoStudy:
     def _test_teacher(self, teacher: Any, seed: int) -> None:
         def compute() -> float:
             guesses = teacher.logits(self.teacher.embeddings("test")).argmax(1)
-            return float((guesses == self.targets["test"]).double().mean())
+            return float((guesses.cpu() == self.targets["test"]).double().mean())
 
         score = self.out.result(f"teacher-{seed}-test", compute)
         self.scores["teacher"].append(score)
@@ -196,10 +196,16 @@ class DhoStudy:
         target = self.images.labels[:count].clone()
         target[count // 2 :] = UNLABELED
         made = self.first.to(device).train()
+        before = copy.deepcopy(made.state_dict())  # the measured steps move the batch norms' statistics
         terms = {
             term.name: partial(plain_kl, term.loss.labeled, self.options.temperature) for term in made.terms
         }
-        return self.out.result("loss-share", lambda: measure_share(made, (pixels,), target.to(device), terms))
+        found = self.out.result(
+            "loss-share", lambda: measure_share(made, (pixels,), target.to(device), terms)
+        )
+        made.load_state_dict(before)
+        made.cpu().eval()
+        return found
 
 
 def plain_kl(

@@ -22,7 +22,7 @@ def write_report(study: DhoStudy, share: dict[str, Any]) -> None:
     """Write OUT/report.html."""
     images, out = study.images, study.out
     report = Report("Dual-head optimization with few labels", subtitle=f"{images.source} · {out.path}")
-    sizes = {name: sections.size(net, images.example()) for name, net in study.networks.items()}
+    sizes = {name: sections.size(net.cpu(), images.example()) for name, net in study.networks.items()}
     sections.add_scores(report, study.scores, "test accuracy", sizes, note=_note(study))
     sections.add_curves(report, out, "val_accuracy", "Validation accuracy", ylabel="accuracy", percent=True,
                         note="During training with alpha = beta = 0.5.")  # fmt: skip
@@ -58,7 +58,7 @@ def _add_heads(report: Report, study: DhoStudy) -> None:
     chosen = "fixed by the options" if study.options.alpha != -1 else "chosen on the validation images"
     note = f"Test accuracy of each head and of their mixture; alpha and beta {chosen}."
     columns = ("seed", "alpha", "beta", "supervised", "distillation", "mixed")
-    report.table("The two heads", columns, rows, half=True, note=note)
+    report.table("The two heads", columns, rows, note=note)
 
 
 def _add_grid(report: Report, study: DhoStudy) -> None:

@@ -63,7 +63,6 @@ class Teacher:
         self.model = model
         prepare = Prepare((images.mean, images.std), (model.mean, model.std), model.size)
         self.encoder = nn.Sequential(prepare, model.encoder).eval().requires_grad_(False)
-        self.encoder.to(device=options.torch_device())
         if options.teacher_dtype() is not None:
             self.encoder[1].to(options.teacher_dtype())
             self.encoder = _Cast(self.encoder, options.teacher_dtype())
@@ -99,7 +98,9 @@ class Teacher:
 
     def encode(self, images: Tensor) -> Tensor:
         """Embeddings of one batch of the student's images, on the CPU."""
-        return self.encoder(images.to(self.options.torch_device())).float().cpu()
+        device = self.options.torch_device()
+        self.encoder.to(device)  # a stage that ends takes its teacher back to the CPU
+        return self.encoder(images.to(device)).float().cpu()
 
     def for_labels(self, rows: list[int], seed: int) -> ZeroShot | TipAdapter:
         """The teacher that knows the labels of the training rows `rows`."""

@@ -44,7 +44,7 @@ class TipAdapter(nn.Module):
 
     def logits(self, v: Tensor) -> Tensor:
         """Of image embeddings."""
-        return tip_adapter_logits(v, self.A, self.V, self.W, self.alpha, self.beta)
+        return tip_adapter_logits(v.to(self.W.device), self.A, self.V, self.W, self.alpha, self.beta)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.logits(self.encoder(images))

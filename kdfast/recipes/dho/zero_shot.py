@@ -80,7 +80,7 @@ class ZeroShot(nn.Module):
 
     def logits(self, v: Tensor) -> Tensor:
         """Of image embeddings."""
-        return zero_shot_logits(v, self.classes, scale=self.scale)
+        return zero_shot_logits(v.to(self.classes.device), self.classes, scale=self.scale)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.logits(self.encoder(images))

@@ -9,9 +9,10 @@ importable:
     codes      code sets (codes.yaml)                       cohort     Cohort, Task: windows, outcome, funnel
     schema     the tables' columns and units                models     LR, forests, boosting, networks by name
     evaluation metrics, calibration, nested CV              fairness   subgroups, reclassification
-    explain    Shapley values, expected gradients           distil     teacher, students, latency
+    explain    Shapley values, expected gradients, KAN      distil     teacher, students, latency
     export     torch.export and ONNX                        synthetic  people with planted risks
-    public     NAFLD, SUPPORT, flchain, UCI CKD             report     report.html
+    public     NAFLD, SUPPORT, flchain, UCI CKD             recovery   what was planted against what was found
+    steps      the run's steps, kept once done              report     report.html
 
 Not a medical device.
 """
@@ -27,16 +28,26 @@ _HOME = {
     "ckd_epi_2009": "egfr",
     "ckd_epi_2021": "egfr",
     "kdigo_stage": "egfr",
+    "slope": "egfr",
+    "load_codes": "codes",
     "build_cohort": "build",
     "Cohort": "cohort",
     "Task": "cohort",
     "WINDOWS": "cohort",
     "make_model": "models",
+    "RiskNetwork": "models",
+    "Settings": "models",
+    "make_student": "models.students",
     "nested_cv": "evaluation",
     "scores": "evaluation",
     "subgroups": "fairness",
+    "equalized_odds": "fairness",
+    "reclassification": "fairness",
+    "misclassified": "fairness",
     "expected_gradients": "explain",
     "tree_shap": "explain",
+    "kan_importances": "explain",
+    "kan_curves": "explain",
     "simulate": "synthetic",
     "make_tables": "synthetic",
     "load_public": "public",

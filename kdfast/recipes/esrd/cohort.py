@@ -19,6 +19,7 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
+from kdfast.recipes.esrd.censoring import censoring_weights
 from kdfast.recipes.esrd.grid import MONTH_DAYS, STEP_MONTHS, Feature
 from kdfast.recipes.esrd.timeline import NEVER
 
@@ -131,11 +132,10 @@ class Cohort:
         funnel += [(f"- {reason}", int((eligible & mark).sum())) for reason, mark in reasons.items()]
         keep = np.flatnonzero(eligible & known)
         funnel += [("analysed", len(keep)), (f"of these with {self.outcome}", int(y[keep].sum()))]
-        weight = (
-            self._censoring_weight(months, horizon, eligible)[keep]
-            if censoring == "ipcw"
-            else np.ones(len(keep))
-        )
+        weight = np.ones(len(self.x))
+        if censoring == "ipcw":
+            weight[eligible] = self._censoring_weight(months, horizon, np.flatnonzero(eligible))
+        weight = weight[keep]
         window = self.x[keep, : self.steps(months)]
         whole = Task(
             name=f"{self.name}, {months} months",
@@ -167,18 +167,12 @@ class Cohort:
             raise ValueError(f"death must be 'negative' or 'exclude', got {death!r}")
         return y.astype(np.int64), ~lost, reasons
 
-    def _censoring_weight(self, months: int, horizon: int, eligible: np.ndarray) -> np.ndarray:
-        """1 / P(follow-up lasts until the label is known), by Kaplan and Meier among the eligible."""
-        stop = np.minimum(np.minimum(self.event, self.death), self.end)
-        lost = (stop == self.end) & (self.event > self.end) & (self.death > self.end)
-        times, inverse = np.unique(stop[eligible], return_inverse=True)
-        ends = np.bincount(inverse, weights=lost[eligible])
-        at_risk = np.bincount(inverse)[::-1].cumsum()[::-1]
-        stays = np.concatenate(
-            [[1.0], np.cumprod(1 - ends / at_risk)]
-        )  # just before times[i], then after the last
-        until = np.minimum(stop, (months + horizon) * MONTH_DAYS)
-        return 1 / np.maximum(stays[np.searchsorted(times, until, side="left")], 1e-3)
+    def _censoring_weight(self, months: int, horizon: int, rows: np.ndarray) -> np.ndarray:
+        """[n] of the people `rows`, among whom leaving is estimated."""
+        event, death, end = (a[rows] for a in (self.event, self.death, self.end))
+        stop = np.minimum(np.minimum(event, death), end)
+        lost = (stop == end) & (event > end) & (death > end)
+        return censoring_weights(stop, lost, (months + horizon) * MONTH_DAYS)
 
     def _last_egfr(self, window: np.ndarray) -> list[pl.Series]:
         names = [f.name for f in self.features]

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from kdfast.recipes.esrd.build import build_cohort
+from kdfast.recipes.esrd.censoring import censoring_weights
 from kdfast.recipes.esrd.cohort import WINDOWS, last_known
 from kdfast.recipes.esrd.egfr import ckd_epi_2021, slope
 from kdfast.recipes.esrd.grid import MONTH_DAYS
@@ -214,6 +215,13 @@ def test_censoring_weights_recover_the_risk(truth, cohort) -> None:
     assert plain.y.mean() > true + 0.01
     assert abs(np.average(weighted.y, weights=weighted.weight) - true) < 0.5 * (plain.y.mean() - true)
     assert weighted.weight.mean() == pytest.approx(1.0)
+
+
+def test_censoring_weights_by_hand() -> None:
+    """Five people: 3 leaves on day 2 while 4 are seen, so those seen longer stand for 4/3 each."""
+    stop, lost = np.array([1, 2, 2, 5, 9]), np.array([False, True, False, False, True])
+    found = censoring_weights(stop, lost, last=6)
+    np.testing.assert_allclose(found, [1, 1, 1, 4 / 3, 4 / 3])
 
 
 def test_last_known() -> None:

@@ -8,7 +8,16 @@ from torch import nn
 import kdfast.functional as KF
 from kdfast.recipes.esrd.evaluation import auroc, cross_fit
 from kdfast.recipes.esrd.grid import Feature
-from kdfast.recipes.esrd.models import MODELS, TABULAR, Preparer, RiskNetwork, Settings, make_model, training
+from kdfast.recipes.esrd.models import (
+    GRIDS,
+    MODELS,
+    TABULAR,
+    Preparer,
+    RiskNetwork,
+    Settings,
+    make_model,
+    training,
+)
 from kdfast.recipes.esrd.models.imputation import ChainedImputer
 from kdfast.recipes.esrd.models.preparer import CLIP
 from kdfast.recipes.esrd.models.summary import summarise
@@ -202,3 +211,17 @@ def test_early_stopping_takes_the_best_weights_and_no_test_people(signal, monkey
         again = [module._task(model.network_(b[0][None]), b[1][None]).item() for b in held]
     assert np.mean(again) == pytest.approx(stop.best_score.item(), rel=1e-4)
     assert auroc(signal.y[280:], model.logits(signal.x[280:])) > 0.75
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_grids_hold_settings_that_the_models_take(name, signal) -> None:
+    sizes = {} if name in TABULAR else SIZES
+    assert len(GRIDS[name]) > 1
+    for params in GRIDS[name]:
+        model = make_model(name, signal.features, params, sizes=sizes)
+        if name not in TABULAR:
+            assert model.settings.epochs == params["epochs"] and model.sizes == SIZES
+            continue
+        chosen = model.fit(signal.x, signal.y).estimator_.get_params()
+        (key, value), *_ = params.items()
+        assert value in [v for k, v in chosen.items() if k.split("__")[-1] == key]

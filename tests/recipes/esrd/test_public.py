@@ -45,6 +45,7 @@ def test_flchain(load) -> None:
     study = load("flchain")
     task = study.task(0)
     assert study.rows == {"flchain": 7874} and len(task.y) == 7874 - 195
+    assert task.weight.mean() == pytest.approx(1) and 0.95 < task.weight.min() < task.weight.max() < 1.1
     measured = ~np.isnan(task.people["egfr_2021"].to_numpy())
     assert 0.8 < measured.mean() < 0.85  # creatinine of 6,524 people
     rows = {(r["attribute"], r["group"]): r for r in reclassification(task.people)}

