@@ -1,5 +1,6 @@
 """ACAM-KD: the published vectors, the equations against their materialised form, switches, a small run."""
 
+import io
 import json
 import math
 import shutil
@@ -16,7 +17,7 @@ from PIL import Image
 from kdfast.cli import main
 from kdfast.recipes.acam_kd import ACAMDistiller, ACAMLevel, Options
 from kdfast.recipes.acam_kd.eager import materialised, through_sums
-from kdfast.recipes.acam_kd.masks import collapsed
+from kdfast.recipes.acam_kd.masks import collapsed, sheet
 from kdfast.recipes.acam_kd.tasks import task_of
 from kdfast.recipes.common.callbacks import SaveEpochs
 
@@ -510,6 +511,14 @@ def test_two_processes(det_folder, tmp_path):
     assert done.returncode == 0, done.stderr
     assert [(r["stage"], r["step"]) for r in history(out)] == [("teacher", 3), ("distilled-0", 3)]
     assert (out / "report.html").exists()
+
+
+@pytest.mark.parametrize("masks, size", [(6, (2 * 12, 6 * 14)), (19, (2 * 4 * 12, 6 * 14)), (2, (24, 28))])
+def test_sheet_of_masks(masks, size):
+    levels = {name: (torch.rand(1, masks, *side), torch.rand(1, masks, 4)) for name, side in
+              (("0", (5, 6)), ("1", (1, 1)))}  # fmt: skip
+    picture = Image.open(io.BytesIO(sheet(torch.rand(3, 10, 12), levels)))
+    assert (picture.height, picture.width) == size
 
 
 def test_collapse_is_seen():
