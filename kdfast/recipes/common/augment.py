@@ -5,6 +5,7 @@ flip        left-right
 flip-crop   left-right, and moved by up to 4 pixels of 32: CIFAR's
 move        turned by up to 15 degrees, scaled and moved by up to 10 %, not flipped: for digits
 imagenet    a random part of 8 to 100 %, resized, flipped (torchvision's RandomResizedCrop)
+half-crop   the same of 50 to 100 %, as DHO has it
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torchvision.transforms import v2
 from kdfast.recipes.common.digits import Augment
 from kdfast.recipes.common.errors import UserError
 
-KINDS = ("auto", "none", "flip", "flip-crop", "move", "imagenet")
+KINDS = ("auto", "none", "flip", "flip-crop", "move", "imagenet", "half-crop")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 
 
@@ -56,9 +57,9 @@ def batchwise(kind: str, black: Tensor) -> nn.Module | None:
 
     black: the value [C] of a black pixel, which comes in at the edges.
     """
-    if kind == "imagenet":
+    if kind in ("imagenet", "half-crop"):
         raise UserError(
-            "--augment imagenet is for images from files; none, flip, flip-crop, move are for others"
+            f"--augment {kind} is for images from files; none, flip, flip-crop, move are for others"
         )
     made = {
         "none": lambda: None,
@@ -88,6 +89,7 @@ def samplewise(kind: str, size: int, channels: int) -> Callable[[Any], Tensor]:
         ],
         "move": [*whole, v2.RandomAffine(15, (0.1, 0.1), (0.9, 1.1))],
         "imagenet": [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()],
+        "half-crop": [v2.RandomResizedCrop(size, (0.5, 1.0), antialias=True), v2.RandomHorizontalFlip()],
     }[kind]
     finish = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
     return v2.Compose([*steps, *finish])

@@ -35,8 +35,9 @@ class ImageOptions(RunOptions):
     channels: Literal[0, 1, 3] = 0
     """grey or colour, 0 for the data's own (3 for files)"""
 
-    augment: Literal["auto", "none", "flip", "flip-crop", "move", "imagenet"] = "auto"
-    """of the training images: auto is imagenet for files, flip-crop for CIFAR and elpv, else move"""
+    augment: Literal["auto", "none", "flip", "flip-crop", "move", "imagenet", "half-crop"] = "auto"
+    """of the training images: auto is imagenet for files, flip-crop for CIFAR, elpv and stamps, else move;
+    half-crop is DHO's for files"""
 
     teacher: str = "cifar_resnet20"
     """timm's or torchvision's name, cifar_..., NAME@WEIGHTS, or the student.safetensors of a run"""
