@@ -26,7 +26,11 @@ from triton.runtime.driver import driver
 from kdfast import triton_kernels
 from kdfast.triton_kernels import (
     attention_masks,
+    bspline_basis,
     divergence,
+    kan,
+    kan_edge_stats,
+    kan_linear,
     nd_loss,
     normalized_mse,
     rows,
@@ -114,6 +118,27 @@ def compile_features(compiler: Compiler) -> None:
     weighted_mse.weighted_mse(x, x, meta(8, 4096), meta(8, 256), None, True)
 
 
+def compile_kan(compiler: Compiler) -> None:
+    """The layer by both plans, cubic; its statistics; the basis."""
+
+    def layer(intervals: int) -> tuple:
+        x, knots = meta(4096, 256), meta(256, intervals + 7)
+        edges = meta(256, 256, intervals + 3), knots, 3, meta(256, 256), meta(256, 256), 0
+        return x, *edges
+
+    for name, intervals in (("dense", 5), ("local", 64)):
+        compiler.case = f"4096x256-256-G{intervals}"
+        made = kan.layer_of(*layer(intervals))
+        assert kan.plan(made) == name
+        kan_linear.kan_linear(*layer(intervals))
+        kan_linear.kan_linear_backward(meta(4096, 256), *layer(intervals), 3)
+    compiler.case = "4096x256-256-G5"
+    edges = [meta(256, 256) for _ in range(4)]
+    kan_edge_stats.kan_edge_stats(*layer(5))
+    kan_edge_stats.kan_edge_stats_backward(*edges, *layer(5))
+    bspline_basis.bspline_basis(meta(4096, 256), meta(256, 12), 3, 0, 0)
+
+
 def compile_attention(compiler: Compiler) -> None:
     """A detector's P3 in bfloat16, and float32 with every mask; forward and backward."""
     for dtype, masked in ((torch.bfloat16, False), (torch.float32, True)):
@@ -167,6 +192,7 @@ def measure(target: str) -> dict[str, dict[str, int]]:
             module.launch = compiler
     compile_divergences(compiler)
     compile_features(compiler)
+    compile_kan(compiler)
     compile_attention(compiler)
     missing = all_kernels() - {name.split()[-1] for name in compiler.compiled}
     assert not missing, f"no call compiles {', '.join(sorted(missing))}"

@@ -11,7 +11,10 @@ if __name__ != "kdfast.triton_kernels":
 
 from . import (
     attention_masks,
+    bspline_basis,
     js_div,
+    kan_edge_stats,
+    kan_linear,
     kl_div,
     nd_loss,
     normalized_mse,
@@ -25,7 +28,10 @@ from . import (
 
 __all__ = [
     "attention_masks",
+    "bspline_basis",
     "js_div",
+    "kan_edge_stats",
+    "kan_linear",
     "kl_div",
     "nd_loss",
     "normalized_mse",
