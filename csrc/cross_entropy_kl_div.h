@@ -32,12 +32,24 @@ struct CrossEntropyKlDiv {
     return args.class_weight == nullptr ? in_row : w.of_classes(args.class_weight, i);
   }
 
+  // e^{s - max}, from where it was kept: at temperature 1 KL has it too.
+  KD_FN static int slot(const RowLossArgs& args) { return args.temperature == 1 ? kStudentExp : kOtherExp; }
+
   KD_FN static Hard hard(W& w, const RowLossArgs& args, A max, int64_t target) {
     const N maxima = spread<N>(max);
     N others = fill<N>(0);
-    w.each([&](auto i, N s, N) {
-      others = others + select(w.is(i, target), fill<N>(0), exp_below(s - maxima));
-    });
+    const auto add_others = [&](auto i, N e) { others = others + select(w.is(i, target), fill<N>(0), e); };
+    if (args.temperature == 1) {
+      w.each([&](auto i, N s, N) {
+        add_others(i, w.kept(kStudentExp, i, [&] { return exp_below(s - maxima); }));
+      });
+    } else {
+      w.each([&](auto i, N s, N) {
+        const N e = exp_below(s - maxima);
+        w.keep(kOtherExp, i, e);
+        add_others(i, e);
+      });
+    }
     const A rest = w.sum(others), logit = w.student(target);
     const Mass<A> mass = {max, rest + exp_below(logit - max)};
     Hard x = {target_of(mass, rest, logit), mass.sum, 1, 0, 0};
@@ -84,7 +96,9 @@ struct CrossEntropyKlDiv {
     const N inverse = spread<N>(inverse_temperature);
     const KlDiv<N> formula{0};
     N value = fill<N>(0);
-    w.each([&](auto, N s, N t) { value = value + formula.value(element<near>(rows, s, t, inverse)); });
+    w.each([&](auto i, N s, N t) {
+      value = value + formula.value(element_of<near>(w, i, rows, s, t, inverse));
+    });
     return w.sum(value);
   }
 
@@ -98,10 +112,11 @@ struct CrossEntropyKlDiv {
     const N of_q = spread<N>((picked + each * x.weights * by) / x.sum), spread_weight = spread<N>(each * by);
     // At the target q - 1 is minus the others' share.
     const N at_target = spread<N>(-picked * x.target.rest + each * x.weights * by * x.target.p);
-    const bool smooth = each != A(0), at_one = args.temperature == 1;
+    const bool smooth = each != A(0);
+    const int hard_slot = slot(args);
     w.each_grad([&](auto i, N s, N t) {
-      const Element<N> e = element<near>(rows, s, t, inverse);
-      const N q = at_one && !near ? e.q * spread<N>(x.sum) : exp_below(s - rows.student_max);
+      const Element<N> e = element_of<near>(w, i, rows, s, t, inverse);
+      const N q = w.kept(hard_slot, i, [&] { return exp_below(s - rows.student_max); });
       N hard = select(w.is(i, target), at_target, q * of_q);
       if (smooth) hard = hard - weight_of(w, args, i) * spread_weight;
       return hard + e.d * softs;

@@ -65,20 +65,18 @@ struct DkdLoss {
     const bool both = rest.student_possible && rest.teacher_possible;
     A student_sum = 0;
     const TwoWay<A> pair = of_target(w, args, rest, s, t, others, student_sum);
-    A of_rest = 0;
-    if (both) {
-      in_regime_of(rest.row, [&](auto regime) {
-        of_rest = divergence<decltype(regime)::kNear>(w, rest.row, inverse_temperature, others);
-      });
-    }
     const A alpha = static_cast<A>(args.param[0]), beta = static_cast<A>(args.param[1]);
     const A scale = static_cast<A>(args.scale), by = factor[0] * scale * inverse_temperature;
-    if (w.wants_grad()) {
+    A of_rest = 0;
+    in_regime_of(rest.row, [&](auto regime) {
+      constexpr bool kNear = decltype(regime)::kNear;
       const A on_target = alpha * pair.change * by, soft = both ? beta * by : A(0);
-      in_regime_of(rest.row, [&](auto regime) {
-        gradient<decltype(regime)::kNear>(w, args, rest.row, target, student_sum, on_target, soft);
-      });
-    }
+      if (w.wants_grad())
+        of_rest = gradient<kNear>(w, args, rest.row, target, student_sum, on_target, soft);
+      else if (both)
+        of_rest = divergence<kNear>(w, rest.row, inverse_temperature, others);
+    });
+    if (!both) of_rest = 0;
     // A weight of 0 switches a part off even where it is infinite.
     const A first = alpha == A(0) ? A(0) : alpha * pair.value, second = beta == A(0) ? A(0) : beta * of_rest;
     return {true, {scale * (first + second), 0}, {1, 0}};
@@ -120,23 +118,30 @@ struct DkdLoss {
     const KlDiv<N> formula{0};
     N value = fill<N>(0);
     w.each([&](auto i, N s, N t) {
-      value = value + select(others(i), formula.value(element<near>(rows, s, t, inverse)), fill<N>(0));
+      const Element<N> x = element_of<near>(w, i, rows, s, t, inverse);
+      value = value + select(others(i), formula.value(x), fill<N>(0));
     });
     return w.sum(value);
   }
 
+  // Writes the gradient and returns the divergence of the others.
   template <bool near>
-  KD_FN static void gradient(W& w, const RowLossArgs& args, const Row<A>& row, int64_t target, A student_sum,
-                             A on_target, A soft) {
+  KD_FN static A gradient(W& w, const RowLossArgs& args, const Row<A>& row, int64_t target, A student_sum,
+                          A on_target, A soft) {
     const Row<N> rows = spread_row<N>(row);
     const N inverse = spread<N>(static_cast<A>(1 / args.temperature)), at_target = spread<N>(on_target);
     const N share = spread<N>(student_sum == A(0) ? A(0) : on_target / student_sum), softs = spread<N>(soft);
+    const KlDiv<N> formula{0};
+    N value = fill<N>(0);
     w.each_grad([&](auto i, N s, N t) {
-      const Element<N> x = element<near>(rows, s, t, inverse);
+      const auto is_target = w.is(i, target);
+      const Element<N> x = element_of<near>(w, i, rows, s, t, inverse);
+      value = value + select(is_target, fill<N>(0), formula.value(x));
       const N of_rest = select(softs == fill<N>(0), fill<N>(0), x.d * softs);
-      const N other = of_rest - exp_below((s - rows.student_max) * inverse) * share;
-      return select(w.is(i, target), at_target, other);
+      const N e = w.kept(kStudentExp, i, [&] { return exp_below((s - rows.student_max) * inverse); });
+      return select(is_target, at_target, of_rest - e * share);
     });
+    return w.sum(value);
   }
 };
 

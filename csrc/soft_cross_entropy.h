@@ -28,7 +28,10 @@ struct SoftCrossEntropy {
     const A sum = w.sum(total), scale = static_cast<A>(args.scale);
     if (w.wants_grad()) {
       const N share = spread<N>(sum / mass.sum), by = spread<N>(factor[0] * scale * inverse_temperature);
-      w.each_grad([&](auto, N s, N p) { return (exp_below((s - max) * inverse) * share - p) * by; });
+      w.each_grad([&](auto i, N s, N p) {
+        const N e = w.kept(kStudentExp, i, [&] { return exp_below((s - max) * inverse); });
+        return (e * share - p) * by;
+      });
     }
     return {true, {w.sum(value) * scale, 0}, {1, 0}};
   }

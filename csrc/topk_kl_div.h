@@ -59,14 +59,28 @@ struct TopkKlDiv {
     return true;
   }
 
+  // Over every class, from that of the classes the teacher does not hold. A class that is named twice counts
+  // once.
+  KD_FN static Mass<A> with_held(W& w, const Mass<A>& rest, A inverse_temperature) {
+    A most = minus_infinity<A>();
+    w.each_held([&](int64_t c, A) { most = larger(w.student(c), most); });
+    const A whole_max = larger(w.largest_held(most), rest.max);
+    const N max = spread<N>(reference(whole_max)), inverse = spread<N>(inverse_temperature);
+    N sum = fill<N>(0);
+    w.each([&](auto i, N s, N) {
+      const auto held = w.held(i);
+      if (w.any(held)) sum = sum + select(held, exp_below((s - max) * inverse), fill<N>(0));
+    });
+    return {whole_max, w.sum(sum) + rest.sum * lowering(rest.max, whole_max, inverse_temperature)};
+  }
+
   KD_FN static RowResult<A> run(W& w, const RowLossArgs& args, const A* factor) {
     const A inverse_temperature = static_cast<A>(1 / args.temperature), scale = static_cast<A>(args.scale);
-    const Mass<A> mass = student_mass(w, inverse_temperature, [&](auto i) { return w.all(i); });
-    if (impossible(mass.max)) return uncounted_row<A>();
     w.hold(true);
     const Mass<A> rest = student_mass(w, inverse_temperature, [&](auto i) { return !w.held(i); });
+    const Mass<A> mass = with_held(w, rest, inverse_temperature);
     Sparse sparse;
-    const bool counted = read_sparse(w, args, !impossible(rest.max), sparse);
+    const bool counted = !impossible(mass.max) && read_sparse(w, args, !impossible(rest.max), sparse);
     if (counted) {
       const A lse = log(mass.sum);
       const A log_q_rest =
@@ -85,7 +99,8 @@ struct TopkKlDiv {
         const N share = spread<N>(rest.sum == A(0) ? A(0) : tail.change / rest.sum * by);
         const N max = spread<N>(reference(rest.max)), inverse = spread<N>(inverse_temperature);
         w.each_grad([&](auto i, N s, N) {
-          return select(w.held(i), fill<N>(0), exp_below((s - max) * inverse) * share);
+          const N e = w.kept(kStudentExp, i, [&] { return exp_below((s - max) * inverse); });
+          return select(w.held(i), fill<N>(0), e * share);
         });
         w.wait();
         w.each_held([&](int64_t c, A log_p) { w.set_grad(c, term(c, log_p).change * by); });

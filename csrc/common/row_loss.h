@@ -3,10 +3,11 @@
 //
 // A formula is a struct whose `run` takes one row through its passes. It sees the row through a walker W,
 // which is a vector of neighbouring classes on the CPU and a team of threads on the GPU:
-//   w.each(body)        body(i, s, t) for every number i (a vector of class numbers) with student and teacher
-//   logits w.each_grad(body)   the same; what body returns is the gradient w.sum(x), w.largest(x)   over
-//   lanes or threads, as one scalar that all have w.student(c), w.teacher(c)   one class w.is(i, c),
-//   w.below(i, c)    masks: i == c, i < c
+//   w.each(body)          body(i, s, t) for every i (a vector of class numbers) with student and teacher
+//   logits w.each_grad(body)     the same; what body returns is the gradient w.sum(x), w.largest(x) over
+//   lanes or threads, as one scalar that all have w.student(c), w.teacher(c)     one class w.is(i, c),
+//   w.below(i, c)      masks: i == c, i < c w.keep(slot, i, x), w.kept(slot, i, compute)    x again in a
+//   later pass, from memory or computed anew
 // So each formula is one text for every device. Rows are recomputed in the backward pass: nothing is kept but
 // the inputs.
 #pragma once
@@ -16,6 +17,8 @@
 namespace kd {
 
 constexpr int kMaxOutputs = 2;
+constexpr int kKept = 3;  // slots of what a walker keeps of each class
+constexpr int kStudentExp = 0, kTeacherExp = 1, kOtherExp = 2;
 
 struct RowLossArgs {
   RowShape shape;            // of the student
@@ -85,14 +88,16 @@ KD_FN bool row_factors(const RowLossArgs& args, int64_t row, A weight, int outpu
   return any && weight != A(0);
 }
 
-// Maximum and sum of exponentials of the student's classes that `wanted` picks: sum e^{(s - max) / T}.
+// Maximum and sum of exponentials of the student's classes that `wanted` picks: sum e^{(s - max) / T}. The
+// exponentials are kept in `slot`.
 template <class A>
 struct Mass {
   A max, sum;
 };
 
 template <class W, class Wanted>
-KD_FN Mass<typename W::A> student_mass(W& w, typename W::A inverse_temperature, Wanted wanted) {
+KD_FN Mass<typename W::A> student_mass(W& w, typename W::A inverse_temperature, Wanted wanted,
+                                       int slot = kStudentExp) {
   using N = typename W::N;
   N most = minus_infinity<N>();
   w.each([&](auto i, N s, N) { most = larger(select(wanted(i), s, minus_infinity<N>()), most); });
@@ -100,7 +105,9 @@ KD_FN Mass<typename W::A> student_mass(W& w, typename W::A inverse_temperature, 
   const N reference_max = spread<N>(reference(mass.max)), inverse = spread<N>(inverse_temperature);
   N sum = fill<N>(0);
   w.each([&](auto i, N s, N) {
-    sum = sum + select(wanted(i), exp_below((s - reference_max) * inverse), fill<N>(0));
+    const N e = select(wanted(i), exp_below((s - reference_max) * inverse), fill<N>(0));
+    w.keep(slot, i, e);
+    sum = sum + e;
   });
   mass.sum = w.sum(sum);
   return mass;
@@ -113,7 +120,8 @@ KD_FN A log_add(A a, A b) {
   return impossible(most) ? most : most + log1p(exp_below(least - most));
 }
 
-// Both sides of the classes that `wanted` picks, after pass 1 of the divergences (see divergence.h).
+// Both sides of the classes that `wanted` picks, after pass 1 of the divergences (see divergence.h). Their
+// exponentials are kept.
 template <class A>
 struct Pair {
   Row<A> row;
@@ -137,9 +145,15 @@ KD_FN Pair<typename W::A> pair_of_rows(W& w, typename W::A inverse_temperature, 
   part.student_max = spread<N>(s_max);
   part.teacher_max = spread<N>(t_max);
   const N inverse = spread<N>(inverse_temperature), shifts = spread<N>(shift);
+  bool far = false;  // is it known already?
   w.each([&](auto i, N s, N t) {
     const auto in = wanted(i);
-    add<false>(part, select(in, s, none), select(in, t, none), shifts, inverse);
+    const N x = select(in, s, none), y = select(in, t, none);
+    const Exponentials<N> e =
+        far ? add<true>(part, x, y, shifts, inverse) : add<false>(part, x, y, shifts, inverse);
+    if (!far) far = w.is_far(part.distance);
+    w.keep(kStudentExp, i, e.student);
+    w.keep(kTeacherExp, i, e.teacher);
   });
   const Statistics<A> whole = {s_max,
                                w.sum(part.student_sum),
@@ -156,6 +170,15 @@ KD_FN Row<N> spread_row(const Row<A>& row) {
           spread<N>(row.teacher_max), spread<N>(row.teacher_inverse_sum),
           spread<N>(row.shift),       spread<N>(row.log_ratio),
           spread<N>(row.regime),      spread<N>(row.sum)};
+}
+
+// A class of the rows that pair_of_rows has seen.
+template <bool near, class W, class N>
+KD_FN Element<N> element_of(W& w, typename W::Index i, const Row<N>& row, N student, N teacher, N inverse) {
+  const Exponentials<N> e = {
+      w.kept(kStudentExp, i, [&] { return exp_below((student - row.student_max) * inverse); }),
+      w.kept(kTeacherExp, i, [&] { return exp_below((teacher - row.teacher_max) * inverse); })};
+  return element<near>(row, student, teacher, e, inverse);
 }
 
 // Calls body(constant) where constant.kNear tells the row's regime at compile time.

@@ -83,9 +83,11 @@ class NormalizedMse {
   void across_channels() {
     const int64_t whole = S::padded(n_), channels = args_.shape.channels;
     A *ss = sums_[kStudent], *tt = sums_[kTeacher], *rr = sums_[kDistance], *ar = sums_[kAlong];
-    if (args_.center) means_of_channels();
+    const bool short_run = n_ <= kRun;  // its mean is taken while it is at hand
+    if (args_.center && !short_run) means_of_channels();
     for (int64_t i = 0; i < whole; ++i) ss[i] = tt[i] = rr[i] = ar[i] = 0;
     each_run([&](const A* s, const A* t, int64_t at, int64_t n, int64_t c) {
+      if (args_.center && short_run) means_[c] = mean_of(s, s_), means_[channels + c] = mean_of(t, t_);
       const V sm = mean(c), tm = mean(channels + c);
       for (int64_t i = 0; i < n; i += kLanes) {
         const V x = load<V>(s + i) - sm, y = load<V>(t + i) - tm;
@@ -115,7 +117,19 @@ class NormalizedMse {
 
   KD_FN V mean(int64_t at) const { return args_.center ? fill<V>(means_[at]) : fill<V>(0); }
 
-  // A mean, and then the mean of what rounding left.
+  // Of a short run: a mean, and then the mean of what rounding left, so that a constant's is exact. A run
+  // that is no whole number of vectors lies in `buffer`, padded with zeros.
+  KD_FN A mean_of(const A* x, A* buffer) const {
+    const A count = static_cast<A>(n_);
+    V sum = fill<V>(0), left = fill<V>(0);
+    for (int64_t i = 0; i < n_; i += kLanes) sum += load<V>(x + i);
+    const A mean = total_of_lanes(sum) / count;
+    for (int64_t i = n_; i < S::padded(n_); ++i) buffer[i] = mean;
+    for (int64_t i = 0; i < n_; i += kLanes) left += load<V>(x + i) - fill<V>(mean);
+    return mean + total_of_lanes(left) / count;
+  }
+
+  // The same for long runs.
   void means_of_channels() {
     const A count = static_cast<A>(n_);
     for (int64_t c = 0; c < args_.shape.channels; ++c)

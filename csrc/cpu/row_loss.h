@@ -24,7 +24,7 @@ class RowWalker {
 
   RowWalker(const RowLossArgs& args, double teacher_padding) : args_(args), padding_(teacher_padding) {
     padded_ = (args.shape.classes + kPadding - 1) / kPadding * kPadding;
-    memory_ = static_cast<A*>(aligned_alloc(64, sizeof(A) * static_cast<size_t>(padded_) * 4));
+    memory_ = static_cast<A*>(aligned_alloc(64, sizeof(A) * static_cast<size_t>(padded_) * (4 + kKept)));
     for (int l = 0; l < kLanes; ++l) lane_[l] = l;
     held_ = memory_ + 3 * padded_;
     for (int64_t c = 0; c < padded_; ++c) held_[c] = 0;
@@ -70,6 +70,12 @@ class RowWalker {
   }
   KD_FN void set_grad(int64_t c, A x) { grad_[c] = x; }
 
+  KD_FN void keep(int slot, Index i, N x) { store(kept_at(slot, i), x); }
+  template <class Compute>
+  KD_FN N kept(int slot, Index i, Compute) const {
+    return load<N>(kept_at(slot, i));
+  }
+
   // A vector of numbers kept per class, such as weights.
   KD_FN N of_classes(const void* numbers, Index i) const {
     return load<N>(static_cast<const A*>(numbers) + i[0]);
@@ -79,6 +85,12 @@ class RowWalker {
   KD_FN auto below(Index i, int64_t c) const { return i < static_cast<ScalarOfIndex>(c); }
   KD_FN auto all(Index i) const { return i == i; }
 
+  // One far lane makes the row far.
+  KD_FN bool is_far(N distance) const {
+    int far = 0;
+    for (int l = 0; l < kLanes; ++l) far += distance[l] > kNearLimit;
+    return far > 0;
+  }
   KD_FN A sum(N v) const {
     A total = 0;
     for (int l = 0; l < kLanes; ++l) total += v[l];
@@ -95,6 +107,12 @@ class RowWalker {
 
   KD_FN void hold(bool on) {
     for (int64_t k = 0; k < args_.indices; ++k) held_[index(k)] = on ? 1 : 0;
+  }
+  template <class Mask>
+  KD_FN bool any(Mask mask) const {
+    int some = 0;
+    for (int l = 0; l < kLanes; ++l) some |= mask[l] != 0;
+    return some != 0;
   }
   KD_FN auto held(Index i) const { return load<N>(held_ + i[0]) != fill<N>(0); }
   template <class Body>
@@ -118,6 +136,7 @@ class RowWalker {
  private:
   using ScalarOfIndex = typename Number<A>::Int;
 
+  A* kept_at(int slot, Index i) const { return memory_ + (4 + slot) * padded_ + i[0]; }
   int64_t index(int64_t k) const { return args_.index[row_ * args_.indices + k]; }
   A sparse(int64_t k) const { return static_cast<const A*>(args_.sparse)[row_ * args_.indices + k]; }
 

@@ -59,6 +59,9 @@ class WeightedMse {
       const A gain = number(args_.gain, b * channels + c, 1),
               by_channel = number(args_.channel, b * channels + c, 0);
       A* grad = out(b, first, c, args_.grad.position_stride, n);
+      if (s != s_) next_[0] = args_.student.channel_stride;
+      if (t != t_) next_[1] = args_.teacher.channel_stride;
+      if (grad != grad_) next_[2] = args_.grad.channel_stride;
       const V sum = grad != nullptr ? errors_of_run<true>(s, t, whole, gain, by_channel, grad)
                                     : errors_of_run<false>(s, t, whole, gain, by_channel, nullptr);
       if (grad != nullptr) put(grad, b, first, c, args_.grad.position_stride, n);
@@ -74,13 +77,17 @@ class WeightedMse {
     for (int64_t i = 0; i < n; ++i) square_[i] += error_[i], error_[i] = 0;
   }
 
-  // One channel over a run of positions; returns the lanes of sum d^2.
+  // One channel over a run of positions; returns the lanes of sum d^2. The next channel's run is far away,
+  // and the processor does not foresee it: it is called for here.
   template <bool with_grad>
   KD_FN V errors_of_run(const A* s, const A* t, int64_t n, A gain, A by_channel, A* grad) {
     const V v = fill<V>(gain), b = fill<V>(by_channel), ua = fill<V>(u_ * gain),
             wb = fill<V>(w_ * by_channel);
     V sum = fill<V>(0);
     for (int64_t i = 0; i < n; i += kLanes) {
+      __builtin_prefetch(s + next_[0] + i);
+      __builtin_prefetch(t + next_[1] + i);
+      if constexpr (with_grad) __builtin_prefetch(grad + next_[2] + i, 1);
       const V a = load<V>(weight_ + i), d = kept(load<V>(t + i) - load<V>(s + i), a * v + b), square = d * d;
       sum += square;
       store(error_ + i, load<V>(error_ + i) + v * square);
@@ -167,6 +174,7 @@ class WeightedMse {
 
   const WeightedMseArgs& args_;
   const A u_, w_;
+  int64_t next_[3] = {};  // from a run to the next channel's; 0 where runs are copied
   alignas(64) A s_[kRun], t_[kRun], grad_[kRun], weight_[kRun], error_[kRun], square_[kRun];
 };
 

@@ -94,6 +94,14 @@ class RowWalker {
     for (int64_t c = team_.rank(); c < classes(); c += team_.size()) set_grad(c, A(0));
   }
 
+  // Registers are dearer than another exponential.
+  KD_DEVICE void keep(int, Index, A) const {}
+  template <class Compute>
+  KD_DEVICE A kept(int, Index, Compute compute) const {
+    return compute();
+  }
+
+  KD_DEVICE bool is_far(A distance) const { return distance > A(kNearLimit); }
   KD_DEVICE A of_classes(const void* numbers, Index i) const { return static_cast<const A*>(numbers)[i]; }
   KD_DEVICE bool is(Index i, int64_t c) const { return i == c; }
   KD_DEVICE bool below(Index i, int64_t c) const { return i < c; }
@@ -122,6 +130,7 @@ class RowWalker {
     }
     wait();
   }
+  KD_DEVICE bool any(bool mask) const { return mask; }
   KD_DEVICE bool held(Index i) const { return bits_[i / 32] >> (i % 32) & 1; }
   template <class Body>
   KD_DEVICE void each_held(Body body) const {
