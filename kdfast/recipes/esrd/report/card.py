@@ -44,14 +44,13 @@ class Facts:
     student: str
     performance: str
     teacher: str
-    race: bool
+    race: str
 
 
 def card(study: Study, facts: Facts) -> dict[str, str]:
     """Heading -> text."""
     windowed = study.cohort is not None
     steps = f" in {facts.steps} steps of three months" if windowed else ""
-    race = "a feature" if facts.race else "not a feature; it can enter through the 2009 equation only"
     return {
         "Intended use": "research and teaching on predicting the outcome from routine records",
         "Not for": "decisions about care, insurance or benefits; children; people unlike the cohort",
@@ -64,7 +63,7 @@ def card(study: Study, facts: Facts) -> dict[str, str]:
         "Performance": facts.performance,
         "Teacher": facts.teacher,
         "Judged on": "people that neither teacher nor student has seen; intervals by bootstrap over people",
-        "Race": race,
+        "Race": facts.race,
         "Limits": f"{LIMITS} {WEIGHTED}" if windowed else LIMITS,
         "Before any use": "recalibrate on local people and check the subgroups there",
     }

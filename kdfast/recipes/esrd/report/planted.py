@@ -35,7 +35,8 @@ def planted(
         cells = [(readable(n), number(EFFECTS.get(n, 0.0), 2), number(v, 3)) for n, v in sizes.items()]
         note = (
             "Planted: log odds a quarter for 10 mL/min/1.73 m² below 40, a unit of log albuminuria, an "
-            "illness, an admission a year. Found: mean size of the Shapley values of features that see it."
+            "illness, an admission a year. Found: mean size of the Shapley values of features that see it. "
+            "Trees also split on noise, so what means nothing is not exactly 0."
         )
         columns = ("cause", "planted", f"found ({model_name(explained.shap[0])})")
         report.table("Causes planted and found", columns, cells, note=note, half=True)

@@ -94,7 +94,7 @@ def model_card(report: Report, study: Study, best: Evaluated, found: Distilled, 
         performance=f"AUROC {number(student.scores['auroc'])} ({interval(student.interval)}) on "
         f"{len(test):,} test people, {test.sum():,} of them with the outcome",
         teacher=options.teacher,
-        race=options.race_feature,
+        race=_race(best, options),
     )
     parity = "; ".join(
         f"{stage(name)}: " + ", ".join(f"{kind} {gap:.1e}" for kind, gap in gaps.items())
@@ -103,6 +103,13 @@ def model_card(report: Report, study: Study, best: Evaluated, found: Distilled, 
     lines = [f"{name}: {text}" for name, text in card.card(study, facts).items()]
     report.text("Model card", *lines, f"Exported files against the module, largest difference: {parity}")
     report.text("The published result", card.PUBLISHED)
+
+
+def _race(best: Evaluated, options: Options) -> str:
+    people = best.task.people
+    if "race" not in people.columns or people["race"].n_unique() < 2:
+        return "not recorded in these data"
+    return "a feature" if options.race_feature else "no feature; it can enter through the 2009 equation only"
 
 
 def _people(best: Evaluated) -> str:
