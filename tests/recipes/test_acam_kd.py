@@ -1,8 +1,11 @@
 """ACAM-KD: the published vectors, the equations against their materialised form, switches, a small run."""
 
+import io
 import json
 import math
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from PIL import Image
 from kdfast.cli import main
 from kdfast.recipes.acam_kd import ACAMDistiller, ACAMLevel, Options
 from kdfast.recipes.acam_kd.eager import materialised, through_sums
-from kdfast.recipes.acam_kd.masks import collapsed
+from kdfast.recipes.acam_kd.masks import collapsed, sheet
 from kdfast.recipes.acam_kd.tasks import task_of
 from kdfast.recipes.common.callbacks import SaveEpochs
 
@@ -201,6 +204,16 @@ def test_shared_per_levelare_one(shared, attentions, units):
     made = ACAMDistiller([8, 8], [8, 8], shared=shared)
     assert len({id(each.attention) for each in made.per_level}) == attentions
     assert len({id(each.attention.spatial_units) for each in made.per_level}) == units
+
+
+@pytest.mark.parametrize("losses", ["both", "spatial", "channel"])
+@pytest.mark.parametrize("div_masks", ["both", "spatial"])
+@pytest.mark.parametrize("detach", [False, True])
+def test_every_parameter_is_in_the_graph(losses, div_masks, detach):
+    """DDP stops at a parameter without a gradient."""
+    made = ACAMDistiller(8, num_masks=3, losses=losses, div_masks=div_masks, detach_masks=detach)
+    made(torch.randn(2, 8, 4, 4), torch.randn(2, 8, 4, 4))["loss"].backward()
+    assert all(parameter.grad is not None for parameter in made.parameters())
 
 
 def test_switches_cut_the_gradients_they_name():
@@ -486,6 +499,26 @@ def test_defaults_of_large_data_are_the_papers():
     options.prepare()
     assert (options.lr, options.weight_decay, options.output_stride) == (0.02, 5e-4, 8)
     assert options.inherit == "no" and options.alpha == options.lambda_div == 1
+
+
+@pytest.mark.slow
+def test_two_processes(det_folder, tmp_path):
+    out = tmp_path / "two"
+    arguments = [*DET, "--epochs", "1", "--batch-size", "1", "--no-baseline", "--data-root", str(det_folder)]
+    command = [sys.executable, "-m", "kdfast.cli", "distill", "acam_kd", *arguments]
+    command += ["--devices", "2", "--losses", "spatial", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert [(r["stage"], r["step"]) for r in history(out)] == [("teacher", 3), ("distilled-0", 3)]
+    assert (out / "report.html").exists()
+
+
+@pytest.mark.parametrize("masks, size", [(6, (2 * 12, 6 * 14)), (19, (2 * 4 * 12, 6 * 14)), (2, (24, 28))])
+def test_sheet_of_masks(masks, size):
+    levels = {name: (torch.rand(1, masks, *side), torch.rand(1, masks, 4)) for name, side in
+              (("0", (5, 6)), ("1", (1, 1)))}  # fmt: skip
+    picture = Image.open(io.BytesIO(sheet(torch.rand(3, 10, 12), levels)))
+    assert (picture.height, picture.width) == size
 
 
 def test_collapse_is_seen():

@@ -127,7 +127,10 @@ class ACAMLevel(nn.Module):
         if self.div_masks == "spatial" and self.losses != "channel":
             kinds.pop("channel")
         chosen = [masks for name, masks in kinds.items() if self.losses in ("both", name)]
-        return torch.stack([KF.dice_diversity(masks, form=self.div) for masks in chosen]).sum()
+        values = [KF.dice_diversity(masks, form=self.div) for masks in chosen]
+        if len(chosen) < 2:  # DDP wants every parameter in the graph
+            values.append(0 * (spatial.sum() + channel.sum()))
+        return torch.stack(values).sum()
 
     def extra_repr(self) -> str:
         options = ("div", "div_masks", "losses", "mask_norm", "normalizer", "eps", "detach_masks")
