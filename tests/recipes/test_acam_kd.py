@@ -1,8 +1,11 @@
 """ACAM-KD: the published vectors, the equations against their materialised form, switches, a small run."""
 
+import io
 import json
 import math
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,9 +15,10 @@ import yaml
 from PIL import Image
 
 from kdfast.cli import main
-from kdfast.recipes.acam_kd import ACAMDistiller, ACAMLevel, Options
+from kdfast.recipes.acam_kd import ACAMDistiller, ACAMLevel, ACAMTerm, Options
 from kdfast.recipes.acam_kd.eager import materialised, through_sums
-from kdfast.recipes.acam_kd.masks import collapsed
+from kdfast.recipes.acam_kd.masks import collapsed, sheet
+from kdfast.recipes.acam_kd.method import inside
 from kdfast.recipes.acam_kd.tasks import task_of
 from kdfast.recipes.common.callbacks import SaveEpochs
 
@@ -203,6 +207,16 @@ def test_shared_per_levelare_one(shared, attentions, units):
     assert len({id(each.attention.spatial_units) for each in made.per_level}) == units
 
 
+@pytest.mark.parametrize("losses", ["both", "spatial", "channel"])
+@pytest.mark.parametrize("div_masks", ["both", "spatial"])
+@pytest.mark.parametrize("detach", [False, True])
+def test_every_parameter_is_in_the_graph(losses, div_masks, detach):
+    """DDP stops at a parameter without a gradient."""
+    made = ACAMDistiller(8, num_masks=3, losses=losses, div_masks=div_masks, detach_masks=detach)
+    made(torch.randn(2, 8, 4, 4), torch.randn(2, 8, 4, 4))["loss"].backward()
+    assert all(parameter.grad is not None for parameter in made.parameters())
+
+
 def test_switches_cut_the_gradients_they_name():
     size = (2, 6, 6, 3, 4, 3)
 
@@ -242,6 +256,21 @@ def test_padding_counts_nowhere():
     after = made(student, teacher, [valid])
     torch.testing.assert_close(after["loss_s"], before["loss_s"])
     torch.testing.assert_close(after["loss_div"], before["loss_div"])
+
+
+def test_positions_beside_an_image_are_padding():
+    sizes = torch.tensor([[64, 40], [33, 96]])  # padded to 64 x 96
+    found = inside(sizes, (8, 12))
+    assert found.shape == (2, 8, 12)
+    assert found[0].all(0).tolist() == [True] * 5 + [False] * 7 and found[0].any(1).all()
+    assert found[1].all(1).tolist() == [True] * 5 + [False] * 3  # row 4 begins at 32, inside
+    term = ACAMTerm(ACAMDistiller([8], num_masks=3))
+    target = [{"input_size": size} for size in sizes]
+    student, teacher = {"0": torch.randn(2, 8, 8, 12)}, {"0": torch.randn(2, 8, 8, 12)}
+    before = term(student, teacher, target)
+    student["0"][0, :, :, 5:] = 1e6
+    torch.testing.assert_close(term(student, teacher, target), before)
+    assert term(student, teacher) > 1e3 * before
 
 
 @pytest.mark.parametrize("batch", [0, 1])
@@ -456,6 +485,7 @@ def test_every_detector_is_distilled(det_folder, model, student_model, levels):
     options = Options(
         data="voc", data_root=str(det_folder), model=model, student_model=student_model, short_side=48,
         long_side=64, width=32, anchor_scale=0.5, extra_levels="yes" if model == "faster_rcnn" else "no",
+        ignore_padding=model == "retinanet",
         student="mobilenet_v2_0.25", teacher="mobilenet_v2_0.35", kv_pool=1,
     )  # fmt: skip
     options.prepare()
@@ -486,6 +516,26 @@ def test_defaults_of_large_data_are_the_papers():
     options.prepare()
     assert (options.lr, options.weight_decay, options.output_stride) == (0.02, 5e-4, 8)
     assert options.inherit == "no" and options.alpha == options.lambda_div == 1
+
+
+@pytest.mark.slow
+def test_two_processes(det_folder, tmp_path):
+    out = tmp_path / "two"
+    arguments = [*DET, "--epochs", "1", "--batch-size", "1", "--no-baseline", "--data-root", str(det_folder)]
+    command = [sys.executable, "-m", "kdfast.cli", "distill", "acam_kd", *arguments]
+    command += ["--devices", "2", "--losses", "spatial", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert [(r["stage"], r["step"]) for r in history(out)] == [("teacher", 3), ("distilled-0", 3)]
+    assert (out / "report.html").exists()
+
+
+@pytest.mark.parametrize("masks, size", [(6, (2 * 12, 6 * 14)), (19, (2 * 4 * 12, 6 * 14)), (2, (24, 28))])
+def test_sheet_of_masks(masks, size):
+    levels = {name: (torch.rand(1, masks, *side), torch.rand(1, masks, 4)) for name, side in
+              (("0", (5, 6)), ("1", (1, 1)))}  # fmt: skip
+    picture = Image.open(io.BytesIO(sheet(torch.rand(3, 10, 12), levels)))
+    assert (picture.height, picture.width) == size
 
 
 def test_collapse_is_seen():

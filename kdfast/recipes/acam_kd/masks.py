@@ -19,13 +19,14 @@ from kdfast.recipes.common.dense.pictures import heat_over
 from kdfast.recipes.common.folder import RunFolder
 from kdfast.recipes.common.ranks import is_main, say
 
+COLUMNS = 6
 COLLAPSED = 0.01  # mean of the spatial masks of a level; they start at 0.5
 
 
 class MaskPictures:
     """At the end of each epoch writes OUT/masks/STAGE/epoch-NN.png and looks for collapsed levels.
 
-    A row is a level, a column a mask; the image is the first validation image.
+    Levels follow each other, masks are beside each other; the image is the first validation image.
     """
 
     def __init__(self, out: RunFolder, task: Any, stage: str) -> None:
@@ -61,11 +62,13 @@ def collapsed(spatial: dict[str, Tensor]) -> list[str]:
 
 
 def sheet(image: Tensor, masks: dict[str, tuple[Tensor, Tensor]]) -> bytes:
-    """A PNG: the spatial masks [1, M, H, W] over the image, a row a level. image: [3, H, W]."""
+    """A PNG: the spatial masks [1, M, H, W] over the image [3, H, W], COLUMNS a row."""
     rows = []
     for spatial, _ in masks.values():
         tiles = [_framed(heat_over(image, mask.cpu(), zoom=1)) for mask in spatial[0]]
-        rows.append(np.concatenate(tiles, 1))
+        columns = min(COLUMNS, max(pair[0].size(1) for pair in masks.values()))
+        tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
+        rows += [np.concatenate(tiles[i : i + columns], 1) for i in range(0, len(tiles), columns)]
     buffer = io.BytesIO()
     Image.fromarray(np.concatenate(rows, 0)).save(buffer, format="PNG")
     return buffer.getvalue()

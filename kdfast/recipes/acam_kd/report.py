@@ -22,6 +22,7 @@ from kdfast.recipes.common.report import Report
 Scores = Mapping[str, Sequence[Mapping[str, float]]]
 CALLED = {"inherited": "student alone, teacher's head"}
 SHOWN = 3  # test images
+WIDTH = 900  # pixels of the page for a row of pictures
 
 
 def write_report(
@@ -100,7 +101,8 @@ def _add_predictions(report: Report, task: Task, networks: Mapping[str, nn.Modul
         image, target = task.data.test[row]
         pictures.append((f"image {row + 1}: labels", task.wanted(image, target)))
         pictures += [(sections.called(name), task.drawn(each, image)) for name, each in networks.items()]
-    height = 650 // (len(networks) + 1)  # an image a row
+    aspect = pictures[0][1].shape[1] / pictures[0][1].shape[0]
+    height = int(WIDTH / (len(networks) + 1) / aspect)  # an image a row
     report.images("Predictions on test images", pictures, height=height, note=_legend(task))
 
 
@@ -128,10 +130,9 @@ def _add_masks(report: Report, out: RunFolder) -> None:
     chosen = list(dict.fromkeys([*files[:1], *files[len(files) // 2 : len(files) // 2 + 1], *files[-1:]]))
     if chosen:
         pictures = [(path.stem.replace("-", " "), np.asarray(Image.open(path))) for path in chosen]
-        note = (
-            "A row is a level, a column a mask; the first validation image. One sheet an epoch is in masks/."
-        )
-        report.images("Spatial masks", pictures, height=min(300, 2 * pictures[0][1].shape[0]), note=note)
+        note = "Levels from fine to coarse, six masks a row; first validation image. masks/ has all epochs."
+        rows, columns = pictures[0][1].shape[:2]
+        report.images("Spatial masks", pictures, height=min(500, WIDTH * rows // columns), note=note)
 
 
 def _first(out: RunFolder) -> str:

@@ -21,6 +21,7 @@ def measure_share(
     plain: Mapping[str, Callable[..., Tensor]],
     *,
     rounds: int = 30,
+    replay: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Any]:
     """Time the losses of one real step, forward and backward, and the whole step.
 
@@ -29,18 +30,20 @@ def measure_share(
         inputs, target: one batch, on the distiller's device.
         plain: term name -> the same loss in plain PyTorch, called with the same arguments. Terms that are
             not in it are computed by kdfast in both.
+        replay: the teacher's outputs on this batch, where training replays them too.
 
     Returns:
         {"step": ms, "loss": {"kdfast": ms, "plain PyTorch": ms}, "share": {... loss / (rest of the step +
         loss)}}, medians of interleaved runs. The step is forward and backward, without data and optimizer.
     """
-    output, arguments = _capture(distiller, inputs, target)
+    call = partial(distiller, *inputs, target=target, replay=replay)
+    output, arguments = _capture(distiller, call)
     ours = {term.name: term.loss for term in distiller.terms}
     total = partial(_total, distiller, output, target, arguments)
     runs = {
         "kdfast": lambda: total(ours).backward(),
         "plain PyTorch": lambda: total({**ours, **plain}).backward(),
-        "step": lambda: distiller(*inputs, target=target).loss.backward(),
+        "step": lambda: call().loss.backward(),
     }
     loss = compare(runs, rounds=rounds)
     distiller.zero_grad()
@@ -49,7 +52,7 @@ def measure_share(
     return {"step": step, "loss": loss, "share": {name: ms / (rest + ms) for name, ms in loss.items()}}
 
 
-def _capture(distiller: kdfast.Distiller, inputs: tuple[Any, ...], target: Any) -> tuple[Any, dict[str, Any]]:
+def _capture(distiller: kdfast.Distiller, call: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
     """The student's output, and what each term's loss is called with, cut from the networks."""
     found: dict[str, Any] = {}
     hooks = [
@@ -58,7 +61,7 @@ def _capture(distiller: kdfast.Distiller, inputs: tuple[Any, ...], target: Any) 
         if isinstance(term.loss, torch.nn.Module)
     ]
     try:
-        output = distiller(*inputs, target=target).output
+        output = call().output
     finally:
         for hook in hooks:
             hook.remove()

@@ -143,6 +143,11 @@ class Options(ImageOptions):
             self.teacher_view = "plain" if self.data in builtin_images.NAMES else "same"
 
     @property
+    def replays(self) -> bool:
+        """Whether the teacher's outputs are computed once, in front of training."""
+        return self.teacher_view == "plain" or self.augment == "none"
+
+    @property
     def weights(self) -> tuple[float, float]:
         """Of the cross-entropy and of the KL terms."""
         return (1.0, 1.0) if self.unit_weights else (self.lam, 1 - self.lam)

@@ -91,7 +91,7 @@ class DhoStudy:
             alone = self._train(f"student-{seed}", seed, rows, lambda: self.student.make(None), None)
             self._test(f"student-{seed}", alone)
         outputs = None
-        if self.options.teacher_view == "plain" or self.options.augment == "none":
+        if self.options.replays:
             outputs = teacher.logits(self.teacher.embeddings("train")).cpu()
         heads = {"single": SingleHead} if self.options.single_head else {}
         for name, head in (heads | {"distilled": None}).items():
@@ -197,11 +197,15 @@ class DhoStudy:
         target[count // 2 :] = UNLABELED
         made = self.first.to(device).train()
         before = copy.deepcopy(made.state_dict())  # the measured steps move the batch norms' statistics
+        replay = None
+        if self.options.replays:
+            outputs = self.networks["teacher"].logits(self.teacher.embeddings("train", range(count)))
+            replay = {"": outputs.to(device)}
         terms = {
             term.name: partial(plain_kl, term.loss.labeled, self.options.temperature) for term in made.terms
         }
         found = self.out.result(
-            "loss-share", lambda: measure_share(made, (pixels,), target.to(device), terms)
+            "loss-share", lambda: measure_share(made, (pixels,), target.to(device), terms, replay=replay)
         )
         made.load_state_dict(before)
         made.cpu().eval()

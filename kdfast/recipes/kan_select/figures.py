@@ -23,7 +23,7 @@ def by_level(
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
         axes = figure.add_subplot()
         whole = mean(level_mean(folds, ALL) for folds in results.values())
-        axes.axhline(whole, color="#6b7280", linewidth=1, linestyle=":", label=names[ALL])
+        axes.axhline(whole, color="#111827", linewidth=1.4, linestyle=":", label=names[ALL])
         for color, selector in zip(COLORS, [s for s in selectors if s != ALL], strict=False):
             y = [mean(level_mean(f, selector, level=level) for f in results.values()) for level in levels]
             style = "-" if selector in OURS else "--"

@@ -57,7 +57,6 @@ def _selectors(results: Results) -> list[str]:
 
 
 def _tiles(report: Report, tables: list[Table], results: Results) -> None:
-    tiles = {}
     for task, metric in LABEL.items():
         found = _of_task(tables, results, task)
         if not found:
@@ -65,12 +64,12 @@ def _tiles(report: Report, tables: list[Table], results: Results) -> None:
         average = {
             name: mean(level_mean(folds, name) for folds in found.values()) for name in _selectors(found)
         }
-        tiles[f"{metric}, all features"] = f"{average[ALL]:.3f}"
+        tiles = {f"{metric}, all features": f"{average[ALL]:.3f}"}
         for group, names in (("KAN selectors", OURS), ("the others", OTHERS)):
             values = [average[name] for name in names if name in average]
             if values:
                 tiles[f"{metric}, mean of {group}"] = f"{mean(values):.3f}"
-    report.tiles(tiles)
+        report.tiles(tiles)
 
 
 def _scores(report: Report, tables: list[Table], results: Results) -> None:
@@ -80,12 +79,11 @@ def _scores(report: Report, tables: list[Table], results: Results) -> None:
             continue
         selectors = _selectors(found)
         places = ranks(found, [name for name in selectors if name != ALL])
-        rows = []
-        for name in selectors:
-            values = [level_mean(folds, name) for folds in found.values()]
-            place = f"{places[name]:.1f}" if name in places else ""
-            rows.append((NAMES[name], *(f"{value:.3f}" for value in values), f"{mean(values):.3f}", place))
-        columns = ("features by", *found, "mean", "mean rank")
+        values = {table: [level_mean(folds, name) for name in selectors] for table, folds in found.items()}
+        values["mean"] = [mean(column) for column in zip(*values.values(), strict=True)]
+        rows = [(table, *(f"{value:.3f}" for value in row)) for table, row in values.items()]
+        rows.append(("mean rank", *(f"{places[n]:.1f}" if n in places else "" for n in selectors)))
+        columns = ("features by", *(NAMES[name] for name in selectors))
         report.table(f"{task.capitalize()}: {metric}", columns, rows, note=_CLEAN)
 
 

@@ -123,7 +123,8 @@ class Detection(_Dense):
 
     def on_validation_epoch_end(self) -> None:
         result = self.precision.compute()
-        self.log_dict({"val_AP": result["map"].clamp(min=0), "val_AP50": result["map_50"].clamp(min=0)})
+        found = {"val_AP": result["map"].clamp(min=0), "val_AP50": result["map_50"].clamp(min=0)}
+        self.log_dict(found, sync_dist=True)  # every process has computed the same
         self.precision.reset()
 
 
