@@ -115,6 +115,7 @@ def exported(request, signal, tmp_path_factory):
     return model, out, parity
 
 
+@pytest.mark.slow
 def test_files_give_what_the_module_gives(exported, signal) -> None:
     model, out, parity = exported
     assert parity["torch.export"] < 2e-6 and parity.get("ONNX", 0) < 2e-6

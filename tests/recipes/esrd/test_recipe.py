@@ -92,6 +92,7 @@ def contents(out: Path) -> dict[str, bytes]:
     return results | {p.name: p.read_bytes() for p in out.glob("*.safetensors")}
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_is_the_same_to_the_bit(straight, tmp_path, monkeypatch) -> None:
     """Finished steps are read back; those that a stop has lost are computed again, to the same bits."""
     out = tmp_path / "stopped"

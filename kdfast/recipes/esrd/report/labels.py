@@ -18,6 +18,8 @@ WORDS = {
     "htn": "hypertension",
     "afib": "atrial fibrillation",
     "ang/isc": "angina or ischemia",
+    "fluid_electrolyte": "fluid or electrolyte disorder",
+    "mineral_bone": "mineral and bone disorder",
     "low_egfr": "low kidney function",
     "log_uacr": "albuminuria",
     "admissions": "hospital admissions",
