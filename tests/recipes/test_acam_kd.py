@@ -15,9 +15,10 @@ import yaml
 from PIL import Image
 
 from kdfast.cli import main
-from kdfast.recipes.acam_kd import ACAMDistiller, ACAMLevel, Options
+from kdfast.recipes.acam_kd import ACAMDistiller, ACAMLevel, ACAMTerm, Options
 from kdfast.recipes.acam_kd.eager import materialised, through_sums
 from kdfast.recipes.acam_kd.masks import collapsed, sheet
+from kdfast.recipes.acam_kd.method import inside
 from kdfast.recipes.acam_kd.tasks import task_of
 from kdfast.recipes.common.callbacks import SaveEpochs
 
@@ -257,6 +258,21 @@ def test_padding_counts_nowhere():
     torch.testing.assert_close(after["loss_div"], before["loss_div"])
 
 
+def test_positions_beside_an_image_are_padding():
+    sizes = torch.tensor([[64, 40], [33, 96]])  # padded to 64 x 96
+    found = inside(sizes, (8, 12))
+    assert found.shape == (2, 8, 12)
+    assert found[0].all(0).tolist() == [True] * 5 + [False] * 7 and found[0].any(1).all()
+    assert found[1].all(1).tolist() == [True] * 5 + [False] * 3  # row 4 begins at 32, inside
+    term = ACAMTerm(ACAMDistiller([8], num_masks=3))
+    target = [{"input_size": size} for size in sizes]
+    student, teacher = {"0": torch.randn(2, 8, 8, 12)}, {"0": torch.randn(2, 8, 8, 12)}
+    before = term(student, teacher, target)
+    student["0"][0, :, :, 5:] = 1e6
+    torch.testing.assert_close(term(student, teacher, target), before)
+    assert term(student, teacher) > 1e3 * before
+
+
 @pytest.mark.parametrize("batch", [0, 1])
 def test_empty_and_constant_maps_are_finite(batch):
     made = ACAMDistiller([8, 8], num_masks=3)
@@ -469,6 +485,7 @@ def test_every_detector_is_distilled(det_folder, model, student_model, levels):
     options = Options(
         data="voc", data_root=str(det_folder), model=model, student_model=student_model, short_side=48,
         long_side=64, width=32, anchor_scale=0.5, extra_levels="yes" if model == "faster_rcnn" else "no",
+        ignore_padding=model == "retinanet",
         student="mobilenet_v2_0.25", teacher="mobilenet_v2_0.35", kv_pool=1,
     )  # fmt: skip
     options.prepare()

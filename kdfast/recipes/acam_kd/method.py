@@ -272,14 +272,36 @@ def _widths(name: str, value: int | Sequence[int]) -> tuple[int, ...]:
 
 
 class ACAMTerm(nn.Module):
-    """An ACAMDistiller as the loss of a kdfast.Term: returns the total and keeps the parts in `last`."""
+    """An ACAMDistiller as the loss of a kdfast.Term: returns the total and keeps the parts in `last`.
+
+    In a Term with target=True the targets of a detector's batch (see DetectionSet) say which positions lie
+    on the padding beside smaller images; they then neither attend nor count.
+    """
 
     def __init__(self, distiller: nn.Module) -> None:
         super().__init__()
         self.distiller = distiller
         self.last: dict[str, Tensor] = {}
 
-    def forward(self, student: Maps, teacher: Maps) -> Tensor:
-        found = self.distiller(student, teacher)
+    def forward(self, student: Maps, teacher: Maps, target: Sequence[Mapping[str, Tensor]] = ()) -> Tensor:
+        valid = None
+        if len(target):
+            sizes = torch.stack([each["input_size"] for each in target])
+            valid = [inside(sizes, level.shape[2:]) for level in student.values()]
+        found = self.distiller(student, teacher, valid)
         self.last = {name: value.detach() for name, value in found.items() if name != "loss"}
         return found["loss"]
+
+
+def inside(sizes: Tensor, shape: Sequence[int], divisor: int = 32) -> Tensor:
+    """Which positions of a level begin inside their image: bool [B, h, w].
+
+    sizes: heights and widths of the images [B, 2]; shape: (h, w) of the level, of a batch padded to the
+    largest image and then to multiples of `divisor`, as torchvision's detectors do.
+    """
+    padded = (sizes.amax(0) + divisor - 1) // divisor * divisor
+    within = [
+        torch.arange(count, device=sizes.device) * padded[axis] < sizes[:, axis, None] * count
+        for axis, count in enumerate(shape)
+    ]
+    return within[0].unsqueeze(2) & within[1].unsqueeze(1)

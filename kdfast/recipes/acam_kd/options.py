@@ -86,6 +86,9 @@ class Options(RunOptions):
     detach_student_in_attention: bool = False
     """the student gets no gradient through the masks"""
 
+    ignore_padding: bool = False
+    """det: leave the padding beside smaller images out of attention, masks and losses"""
+
     inherit: Literal["auto", "yes", "no"] = "auto"
     """the student starts from the teacher's neck and head (auto: in detection)"""
 

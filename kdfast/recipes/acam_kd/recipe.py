@@ -146,7 +146,7 @@ def _share(trained: kdfast.Distiller, options: Options, task: Task) -> dict[str,
     device = options.torch_device()
     method = trained.to(device).train().terms[0].loss.distiller
 
-    def plain(student: Any, teacher: Any) -> Tensor:
+    def plain(student: Any, teacher: Any, *_: Any) -> Tensor:
         ours = [student] if isinstance(student, Tensor) else student.values()
         theirs = [teacher] if isinstance(teacher, Tensor) else teacher.values()
         values = []

@@ -63,7 +63,8 @@ class Detecting:
         student.train()
         width = [self.options.width] * len(levels)
         loss = ACAMTerm(acam(self.options, width, width, levels, 6))
-        term = kdfast.Term(loss, student="backbone", teacher="backbone", name="acam")
+        padding = self.options.ignore_padding
+        term = kdfast.Term(loss, student="backbone", teacher="backbone", name="acam", target=padding)
         return kdfast.Distiller(student, detectors.Neck(teacher), terms=[term], task_loss=sum_of)
 
     def module(self, network: nn.Module, optimize: Optimize, **options: Any) -> Detection:
