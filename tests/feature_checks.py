@@ -74,3 +74,16 @@ def refuses(kind: type[Exception], match: str, function: Callable, *args, **keyw
     """The call raises `kind` with a sentence that matches."""
     with pytest.raises(kind, match=match):
         function(*args, **keywords)
+
+
+def peak_bytes(step: Callable[[], object]) -> int:
+    """The most memory that CPU tensors held at once during a step, beyond what was held before."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        step()
+    held = most = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            most = max(most, held)
+    return most

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from check import Case, check_op
-from feature_checks import DTYPES, gradcheck, noise, refuses, works_with_pytorch
+from feature_checks import DTYPES, gradcheck, noise, peak_bytes, refuses, works_with_pytorch
 
 import kdfast
 import kdfast.functional as KF
@@ -138,6 +138,15 @@ def test_with_pytorch(place):
 def test_gradcheck(place):
     sq, sk, *teacher = (x.to(place) for x in inputs((2,), 5, 4))
     gradcheck(lambda q, k: KF.attention_map_kl(q, k, *teacher, reduction="none"), sq, sk)
+
+
+def test_no_map_is_in_memory(need):
+    need.backend("native", op=OP)
+    sq, sk, tq, tk = inputs((1, 1), 4000, 4000, (16, 16), torch.float32)
+    sq.requires_grad_(), sk.requires_grad_()
+    step = lambda: KF.attention_map_kl(sq, sk, tq, tk).backward()  # noqa: E731
+    step()
+    assert peak_bytes(step) < 2 * 4000 * 4000 * 4 / 4
 
 
 def test_bad_input():

@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 from check import Case, check_op
-from feature_checks import DTYPES, gradcheck, noise, refuses, works_with_pytorch
+from feature_checks import DTYPES, gradcheck, noise, peak_bytes, refuses, works_with_pytorch
 
 import kdfast
 import kdfast.functional as KF
@@ -165,6 +165,18 @@ def test_with_pytorch(place):
         return out.square().sum() + mean.square().sum()
 
     works_with_pytorch(total, q)
+
+
+def test_the_map_is_never_in_memory(need):
+    need.backend("native", op=OP)
+    q, k, v = (x.requires_grad_() for x in inputs(1, 16, 4000, 4000, 4, torch.float32))
+
+    def step():
+        out, mean = KF.attention_masks(q, k, v)
+        (out.square().sum() + mean.square().sum()).backward()
+
+    step()
+    assert peak_bytes(step) < 4000 * 4000 * 4 / 4
 
 
 def test_bad_input():

@@ -31,6 +31,7 @@ def test_the_definition_by_hand():
 
 
 def cases(dtype):
+    rounding = 1e-12 if dtype == torch.float64 else 1e-7  # of the map's mean, where positions cancel
     for shape, masks in (
         ((0, 3, 2, 2), 2),
         ((1, 1, 1, 1), 1),
@@ -38,15 +39,15 @@ def cases(dtype):
         ((1, 70, 13, 21), 6),
         ((2, 9, 5, 7), 7),
     ):
-        yield Case(f"{shape} {masks}", inputs(shape, masks, dtype), (), {}, 1e-12)
+        yield Case(f"{shape} {masks}", inputs(shape, masks, dtype), (), {}, rounding)
     x = inputs((2, 8, 6, 5), 3, dtype)
     last = (x[0].contiguous(memory_format=torch.channels_last), *x[1:])
-    yield Case("channels last", last, (), {}, 1e-12)
-    yield Case("sliced", (torch.cat([x[0], x[0]], 3)[..., ::2], *x[1:]), (), {}, 1e-12)
+    yield Case("channels last", last, (), {}, rounding)
+    yield Case("sliced", (torch.cat([x[0], x[0]], 3)[..., ::2], *x[1:]), (), {}, rounding)
     valid = torch.arange(30).remainder(4).ne(1).reshape(6, 5).repeat(2, 1, 1)
     valid[1] = False
-    yield Case("valid", x, (), {"valid_mask": valid}, 1e-12)
-    yield Case("far out", (30 * x[0], *x[1:]), (), {}, 1e-12)
+    yield Case("valid", x, (), {"valid_mask": valid}, rounding)
+    yield Case("far out", (30 * x[0], *x[1:]), (), {}, rounding)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

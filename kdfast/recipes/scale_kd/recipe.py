@@ -82,7 +82,10 @@ class Options(ImageOptions):
     teacher_train_mode: bool = False
     """run the teacher with its stochastic depth while training, as the published code did"""
 
-    teacher_epochs: int = 12
+    teacher_lr: float = 0.001
+    """the teacher's learning rate; small transformers learn less at the 0.003 of the students"""
+
+    teacher_epochs: int = 30
     """passes of the teacher over the training images; 0 takes its weights (NAME@WEIGHTS) as they are"""
 
     epochs: int = 30
