@@ -27,6 +27,7 @@ NONE, MEAN, SUM, BATCHMEAN = range(4)
 if importlib.util.find_spec("triton"):
     import triton
     import triton.language as tl
+
     from kdfast.triton_kernels import divergence, rows
     from kdfast.triton_kernels.common import element_offset
 
