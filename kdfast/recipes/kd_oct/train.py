@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
-from kdfast.recipes.common import models
+from kdfast.recipes.common import models, network_parts
 from kdfast.recipes.common.classify import Optimize
 from kdfast.recipes.common.errors import UserError
 from kdfast.recipes.common.folder import RunFolder
@@ -104,7 +104,7 @@ def train_teacher(bench: Bench, number: int, fold: Fold) -> dict[str, nn.Module]
 
 def teacher_rates(network: nn.Module, options: Options) -> Optimize:
     """AdamW in two groups, by the epoch: the classifier, and the rest, which stands still while frozen."""
-    head = {id(p) for p in network.get_submodule(models.classifier_name(network)).parameters()}
+    head = {id(p) for p in network.get_submodule(network_parts.classifier_name(network)).parameters()}
     start = options.swa_start if options.swa_start >= 0 else options.teacher_epochs
     share = options.swa_lr / options.teacher_lr
 
@@ -185,7 +185,6 @@ def read_teacher(bench: Bench, number: int, folds_digest: str) -> nn.Module:
         )
     network = bench.network("teacher")
     spec = models.Spec(note["network"], path)
-    load_weights(
-        network, spec, models.classifier_name(network), new_head=False, option="--teacher-run", wheels={}
-    )
+    head = network_parts.classifier_name(network)
+    load_weights(network, spec, head, new_head=False, option="--teacher-run", wheels={})
     return network.eval()

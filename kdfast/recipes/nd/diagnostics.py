@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 import kdfast
-from kdfast.recipes.common.models import expose_embedding
+from kdfast.recipes.common.network_parts import expose_embedding
 from kdfast.recipes.common.report import Report
 from kdfast.recipes.common.sections import called
 from kdfast.recipes.common.study import Study
