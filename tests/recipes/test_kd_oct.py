@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdfast.recipes.kd_oct import losses, measure, metrics, options, select
+from kdfast.recipes.kd_oct import losses, measure, metrics, rates, select
 
 
 def s(shape, scale, phase):
@@ -107,11 +107,11 @@ def test_fold_metrics_of_known_probabilities():
 
 def test_rates_by_epoch():
     """Vector 5."""
-    teacher = [options.rate(e, warmup=10, epochs=150) for e in (0, 9, 10, 80, 149)]
+    teacher = [rates.rate(e, warmup=10, epochs=150) for e in (0, 9, 10, 80, 149)]
     assert teacher == pytest.approx([0.1, 1, 1, 0.5005, 0.001125756646], rel=1e-9)
-    student = [options.rate(e, warmup=5, epochs=100) for e in (0, 4, 5, 52, 99)]
+    student = [rates.rate(e, warmup=5, epochs=100) for e in (0, 4, 5, 52, 99)]
     assert student == pytest.approx([0.2, 1, 1, 0.5087587054, 0.001273097958], rel=1e-9)
-    averaging = [options.averaging_rate(e, start=100, share=0.1, before=0.3) for e in (100, 105, 110, 140)]
+    averaging = [rates.averaging_rate(e, start=100, share=0.1, before=0.3) for e in (100, 105, 110, 140)]
     assert averaging == pytest.approx([0.3, 0.2, 0.1, 0.1])
 
 

@@ -141,7 +141,10 @@ class Study:
                 more = {"role": sections.group(stage), "task_loss": task_loss}
                 return Supervised(made, classes, optimize, augment=moves, **more)
             if options.teacher_cache:
-                outputs = teacher_outputs(made, chosen, options, images.source)
+                outputs = teacher_outputs(
+                    made, chosen, options.teacher_cache, batch_size=options.batch_size,
+                    workers=options.workers, device=options.torch_device(), view=self.view(),
+                )  # fmt: skip
                 return Replayed(made, classes, optimize, outputs=outputs)
             return self.module(made, classes, optimize, augment=moves)
 
@@ -154,6 +157,11 @@ class Study:
         return train_stage(
             self.out, stage, build, data, options, epochs=epochs, seed=seed, draws=draws
         ).network
+
+    def view(self) -> str:
+        """What the rows of the training images and their pixels depend on, for the teacher's cache."""
+        options = self.options
+        return f"{self.images.source}; {options.image_size}; {options.validation_share}; {self.images.bad}"
 
     def test(self, name: str, stage: str, network: nn.Module, samples: Dataset | None = None) -> float:
         """Test accuracy of a finished network; kept under `name`."""
