@@ -60,6 +60,7 @@ class Study:
         self.scores: dict[str, list[float]] = {"teacher": [], "student": []}
         self.networks: dict[str, nn.Module] = {}
         self.distillers: dict[str, kdfast.Distiller] = {}  # of the first seed
+        self.task_loss: nn.Module | None = None  # of students alone; cross-entropy if None
         self.module: Callable[..., Distilled] = Distilled  # the Lightning module around a Distiller
 
     def make(self, role: str, **more: float) -> nn.Module:
@@ -97,7 +98,9 @@ class Study:
         for seed in self.options.seed_list():
             rows = self.images.few(self.options.label_share, seed)
             if self.options.baseline:
-                network = self.train(f"student-{seed}", seed, lambda: self.make("student"), rows=rows)
+                network = self.train(
+                    f"student-{seed}", seed, lambda: self.make("student"), rows=rows, task_loss=self.task_loss
+                )
                 self.test("student", f"student-{seed}", network)
             for name, build in methods.items():
                 self.distil(name, seed, build, teacher, rows)
@@ -155,8 +158,9 @@ class Study:
         )  # fmt: skip
         epochs = epochs or options.epochs
         return train_stage(
-            self.out, stage, build, data, options, epochs=epochs, seed=seed, draws=draws
-        ).network
+            self.out, stage, build, data, options, epochs=epochs, seed=seed, draws=draws,
+            trainer_options={"gradient_clip_val": options.clip or None},
+        ).network  # fmt: skip
 
     def view(self) -> str:
         """What the rows of the training images and their pixels depend on, for the teacher's cache."""

@@ -125,8 +125,9 @@ class DhoStudy:
             return DualDistilled(network(), classes, options.optimize(), augment=moves, outputs=outputs)
 
         done = train_stage(
-            self.out, stage, build, data, options, epochs=options.epochs, seed=seed, draws="student"
-        )
+            self.out, stage, build, data, options, epochs=options.epochs, seed=seed, draws="student",
+            trainer_options={"gradient_clip_val": options.clip or None},
+        )  # fmt: skip
         return done.network
 
     def _test_teacher(self, teacher: Any, seed: int) -> None:

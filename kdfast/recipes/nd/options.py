@@ -67,8 +67,8 @@ class Options(ImageOptions):
     batch_size: int | None = None
     """images a step, for each device"""
 
-    optimizer: Literal["adamw", "sgd"] | None = None
-    """adamw, or SGD with Nesterov momentum 0.9"""
+    optimizer: Literal["adamw", "sgd", "lamb"] | None = None
+    """adamw, SGD with Nesterov momentum 0.9, or LAMB"""
 
     schedule: Literal["one-cycle", "cosine", "steps", "constant"] | None = None
     """of the learning rate; steps: a tenth after each of --milestones"""
@@ -88,8 +88,11 @@ class Options(ImageOptions):
     lr_warmup: float | None = None
     """epochs over which cosine and steps rise to the learning rate"""
 
-    augment: Literal["auto", "none", "flip", "flip-crop", "move", "imagenet"] | None = None
-    """of the training images: auto is imagenet for files, flip-crop for CIFAR and elpv, else move"""
+    augment: Literal["auto", "none", "flip", "flip-crop", "move", "imagenet", "rand-m7", "rand-m9"] | None = (
+        None
+    )
+    """of the training images: auto is imagenet for files, flip-crop for CIFAR and elpv, else move; rand-...
+    for files: RandAugment with random erasing"""
 
     label_share: float | None = None
     """share of the training labels that the students get, drawn class by class by the student's seed"""

@@ -55,6 +55,10 @@ class Options(ImageOptions):
     eps: float = 1e-6
     """smallest norm that is divided by; the paper's is 1e-12"""
 
+    task: Literal["cross-entropy", "bce"] = "cross-entropy"
+    """the labels' term; bce: binary cross-entropy of every class, as in the paper's advanced setting; for
+    students alone too"""
+
     label_smoothing: float = 0.0
     """of the labels' term, for students alone too; the paper's 0.1 for ViT and MobileNet students"""
 
@@ -82,6 +86,8 @@ class Options(ImageOptions):
             raise ValueError(f"option --alpha: a number in [0, 1] is needed, got {self.alpha}")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"option --label-smoothing: [0, 1) is needed, got {self.label_smoothing}")
+        if self.task == "bce" and self.label_smoothing:
+            raise ValueError("option --label-smoothing: only for --task cross-entropy")
         if self.student_taps and len(self.taps()) != 2:
             raise ValueError(f"option --student-taps: PATH,PATH is needed, got {self.student_taps}")
         if self.teacher_train_mode and self.teacher_cache:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import torch
+from timm.loss import BinaryCrossEntropy
 from torch import Tensor, nn
 
 from kdfast.recipes.common import network_parts
@@ -25,6 +26,7 @@ __all__ = ["Options", "run"]
 def run(options: Options, out: RunFolder) -> None:
     """Train all stages, write student.safetensors (of the first seed) and report.html."""
     study = TransformerStudy("scale_kd", options, out)
+    study.task_loss = task_loss(options)
     study.teacher()
     study.compare({"distilled": partial(build, options, study)})
     write_report(study, options)
@@ -39,13 +41,20 @@ def build(options: Options, study: Study, student: nn.Module, teacher: nn.Module
             spatial_weight=options.spatial_weight, alternative_weight=options.alternative_weight,
             alpha=options.alpha, kd=options.kd, temperature=options.temperature,
             softmax_scale=options.softmax_scale, eps=options.eps, reduction=options.reduction,
-            task_loss=nn.CrossEntropyLoss(label_smoothing=options.label_smoothing),
+            task_loss=task_loss(options),
             student_taps=options.taps() or _taps(student, example),
             teacher_train_mode=options.teacher_train_mode, teacher_dtype=options.teacher_dtype(),
         )  # fmt: skip
     except (ValueError, RuntimeError) as error:  # torch's, where images are too small for the network
         reason = str(error).splitlines()[0]
         raise UserError(f"--student {options.student}: {reason}") from error
+
+
+def task_loss(options: Options) -> nn.Module:
+    """The labels' term."""
+    if options.task == "bce":
+        return BinaryCrossEntropy(smoothing=0.0)  # the mean over classes
+    return nn.CrossEntropyLoss(label_smoothing=options.label_smoothing)
 
 
 def _taps(student: nn.Module, example: Tensor) -> tuple[str, ...]:
