@@ -240,6 +240,20 @@ def test_learning_rates(schedule, values):
     assert {step: round(factor(step), 4) for step in values} == pytest.approx(values, abs=1e-3)
 
 
+def test_lamb_and_random_augmentation_of_files(folders):
+    """The pieces of ScaleKD's advanced setting: timm's LAMB, RandAugment with erasing."""
+    made = ImageOptions(optimizer="lamb", schedule="cosine").optimize()([nn.Parameter(torch.ones(3))], 10)
+    assert type(made["optimizer"]).__name__ == "Lamb"
+    torch.manual_seed(0)
+    images = image_set.load(str(folders), size=16, kind="rand-m7")
+    first, second = images.train[0][0], images.train[0][0]
+    assert first.shape == (3, 16, 16) and first.dtype == torch.float32 and not torch.equal(first, second)
+    with pytest.raises(UserError, match="--channels 3 is needed"):
+        image_set.load(str(folders), size=16, kind="rand-m7", channels=1)
+    with pytest.raises(UserError, match="is for images from files"):
+        image_set.load("digits", kind="rand-m9")
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [({"label_share": 0}, "--label-share"), ({"validation_share": 1.0}, "--validation-share"),

@@ -159,7 +159,7 @@ class Study:
         epochs = epochs or options.epochs
         return train_stage(
             self.out, stage, build, data, options, epochs=epochs, seed=seed, draws=draws,
-            trainer_options={"gradient_clip_val": options.clip or None},
+            trainer_options={"gradient_clip_val": options.clip_norm or None},
         ).network  # fmt: skip
 
     def view(self) -> str:

@@ -126,7 +126,7 @@ class DhoStudy:
 
         done = train_stage(
             self.out, stage, build, data, options, epochs=options.epochs, seed=seed, draws="student",
-            trainer_options={"gradient_clip_val": options.clip or None},
+            trainer_options={"gradient_clip_val": options.clip_norm or None},
         )  # fmt: skip
         return done.network
 
