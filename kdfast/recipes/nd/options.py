@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from kdfast.recipes.common.image_options import ImageOptions
+from kdfast.recipes.common.image_options import Augmentation, ImageOptions
 from kdfast.recipes.nd.methods import METHODS, Weights
 from kdfast.recipes.nd.presets import PRESETS
 
@@ -88,9 +88,7 @@ class Options(ImageOptions):
     lr_warmup: float | None = None
     """epochs over which cosine and steps rise to the learning rate"""
 
-    augment: Literal["auto", "none", "flip", "flip-crop", "move", "imagenet", "rand-m7", "rand-m9"] | None = (
-        None
-    )
+    augment: Augmentation | None = None
     """of the training images: auto is imagenet for files, flip-crop for CIFAR and elpv, else move; rand-...
     for files: RandAugment with random erasing"""
 
