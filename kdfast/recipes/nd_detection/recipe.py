@@ -28,6 +28,7 @@ from kdfast.recipes.nd.detection import NDDetector, region_means
 from kdfast.recipes.nd.means import save_means
 from kdfast.recipes.nd_detection.options import Options
 from kdfast.recipes.nd_detection.report import write_report
+from kdfast.recipes.nd_detection.share import loss_share
 
 MEANS = "region-means.safetensors"
 
@@ -40,6 +41,7 @@ def run(options: Options, out: RunFolder) -> None:
     )  # fmt: skip
     scores: dict[str, list[dict[str, float]]] = {"teacher": [], "student": [], "distilled": []}
     first: dict[str, nn.Module] = {}
+    share: dict[str, Any] = {}
 
     def test(name: str, stage: str, trained: nn.Module) -> None:
         device = options.torch_device()
@@ -73,9 +75,10 @@ def run(options: Options, out: RunFolder) -> None:
 
         trained = _train(options, out, data, f"distilled-{seed}", seed, distilled)
         test("distilled", f"distilled-{seed}", trained.student)
+        share = share or _share(options, out, data, trained)
     facts = {"recipe": "nd_detection", "network": options.backbone, "data": data.source}
     save_weights(out, "student.safetensors", first["distilled"], facts)
-    write_report(options, out, data, scores, first)
+    write_report(options, out, data, scores, first, share)
 
 
 def network(options: Options, backbone: str, classes: int, weights: str | None) -> nn.Module:
@@ -84,6 +87,11 @@ def network(options: Options, backbone: str, classes: int, weights: str | None) 
         "faster_rcnn", backbone, classes, short_side=options.short_side, long_side=options.long_side,
         fpn_channels=options.fpn_channels, weights=weights,
     )  # fmt: skip
+
+
+def _share(options: Options, out: RunFolder, data: DetectionData, trained: NDDetector) -> dict[str, Any]:
+    samples = [data.train[row] for row in range(min(options.batch_size, len(data.train)))]
+    return out.result("loss-share", lambda: loss_share(trained, samples, device=options.torch_device()))
 
 
 class _Timed(Detection):

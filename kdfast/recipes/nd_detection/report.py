@@ -22,8 +22,14 @@ def write_report(
     data: DetectionData,
     scores: dict[str, list[dict[str, float]]],
     networks: dict[str, nn.Module],
+    share: dict[str, Any],
 ) -> None:
-    """Write OUT/report.html; `scores`: AP and AP50 of every seed, `networks`: of the first seed, by name."""
+    """Write OUT/report.html.
+
+    Args:
+        scores: name -> AP and AP50 of every seed. networks: of the first seed.
+        share: of the losses; see share.loss_share.
+    """
     kd, nd = options.weights()
     report = Report(
         f"Norm and direction in Faster R-CNN: {options.method}", subtitle=f"{data.source} · {out.path}"
@@ -44,6 +50,7 @@ def write_report(
     sections.add_curves(report, out, "val_AP50", "Validation AP50", ylabel="AP50", percent=True)
     sections.add_terms(report, out)
     sections.add_step_times(report, out)
+    sections.add_loss_share(report, share, note="The terms kd and nd, on the sampled regions of one batch.")
     report.images("Detections of the distilled student", _pictures(networks["distilled"], data), height=180)
     sections.add_settings(report, options)
     report.write(out)
