@@ -147,7 +147,7 @@ def _finish_stack(axes: Axes, xlabel: str) -> None:
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(xlabel)
-    axes.legend(ncols=5, loc="lower left", bbox_to_anchor=(0, 1), columnspacing=1.2, handlelength=1)
+    axes.figure.legend(ncols=5, loc="outside upper right", columnspacing=1.2, handlelength=1)
 
 
 def _png(pixels: Any) -> str:

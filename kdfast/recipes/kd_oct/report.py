@@ -56,10 +56,11 @@ def _headline(report: Report, results: Results) -> None:
 def _text(bench: Bench, results: Results, folds: Sequence[Fold]) -> str:
     data, sizes = bench.data, [len(part) for part in folds[0]]
     bad = f"{len(data.bad)} images could not be read and were left out. " if data.bad else ""
-    swa = f"Averaged weights (SWA) were chosen in {results.chosen.count('swa')} of {len(folds)} folds. "
+    count = f"{len(folds)} fold" + ("s" if len(folds) > 1 else "")
+    swa = f"Averaged weights (SWA) were chosen in {results.chosen.count('swa')} of {count}. "
     patients = len(set(data.patients))
     return (
-        f"{len(data.names):,} images of {patients:,} patients, {len(folds)} folds by patient, digest "
+        f"{len(data.names):,} images of {patients:,} patients, {count} by patient, digest "
         f"{results.folds}. The first fold has {sizes[0]:,} training, {sizes[1]:,} validation and "
         f"{sizes[2]:,} test images. {bad}{swa}Epochs and averages were chosen on validation images; test "
         "images were looked at once, by finished networks. Not a medical device."
