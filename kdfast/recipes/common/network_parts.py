@@ -69,7 +69,7 @@ def stages(
     training = network.training
     try:
         with torch.no_grad():
-            network.eval()(example)
+            network.eval()(example.to(next(network.parameters()).dtype))
     finally:
         network.train(training)
         for hook in hooks:

@@ -18,9 +18,10 @@ from kdfast.recipes.common.study import Study
 def embeddings(network: nn.Module, samples: Dataset, *, batch_size: int = 256) -> tuple[Tensor, Tensor]:
     """What the classifier of `network` gets for all samples [N, D], and their labels [N]."""
     path, _ = expose_embedding(network)
+    dtype = next(network.parameters()).dtype  # --teacher-precision has cast the teacher
     with kdfast.FeatureTap(network.eval(), {"embedding": path}) as tap:
         parts = [
-            (tap(images)[1]["embedding"], target)
+            (tap(images.to(dtype))[1]["embedding"], target)
             for images, target in DataLoader(samples, batch_size=batch_size)
         ]
     features, targets = zip(*parts, strict=True)
