@@ -104,11 +104,8 @@ class Options(ImageOptions):
     single_head: bool = True
     """also train a student with one head for both losses, to compare"""
 
-    epochs: int = 40
+    epochs: int = 30
     """passes, see --pass-over"""
-
-    batch_size: int = 16
-    """labelled and as many unlabelled images a step, for each device"""
 
     threads: int = 1
     """CPU threads of each process"""

@@ -14,7 +14,7 @@ class Options(ImageOptions):
     of the demonstration: a teacher trained on all images, students that get a twentieth of them.
     """
 
-    data: str = "animals"
+    data: str = "digits"
     """mnist, digits, animals, elpv or stamps (built in), or a folder: CIFAR's python files, CLASS/*.jpg, or
     train/ and val/ (ImageNet)"""
 
@@ -23,7 +23,7 @@ class Options(ImageOptions):
     larger data would have"""
 
     teacher: str = "swin_mini"
-    """a Swin, Swin v2, ViT, DeiT or BEiT: timm's name, swin_mini or vit_mini (28 x 28), NAME@WEIGHTS"""
+    """a Swin, Swin v2, ViT, DeiT or BEiT: timm's name, swin_mini or vit_mini (small images), NAME@WEIGHTS"""
 
     student: str = "cifar_resnet8"
     """any network: timm's or torchvision's name, cifar_..., NAME@WEIGHTS"""
@@ -68,11 +68,14 @@ class Options(ImageOptions):
     teacher_lr: float = 0.001
     """the teacher's learning rate; small transformers learn less at the 0.003 of the students"""
 
-    teacher_epochs: int = 30
+    teacher_epochs: int = 60
     """passes of the teacher over the training images; 0 takes its weights (NAME@WEIGHTS) as they are"""
 
-    epochs: int = 30
+    epochs: int = 60
     """passes of each student over its images"""
+
+    batch_size: int = 32
+    """images a step, for each device"""
 
     threads: int = 1
     """CPU threads of each process"""
