@@ -67,6 +67,17 @@ def test_teachers_of_other_folds_are_refused(straight, tmp_path, capsys):
     assert main(["distill", "kd_oct", *given, "--first-folds", "0", "--out", str(tmp_path / "same")]) == 0
 
 
+def test_low_precision_and_a_cached_teacher(tmp_path):
+    """Sizes and times of the teacher are measured after it was cast, and the students need it no more."""
+    given = [*SMALL, "--precision", "bf16-mixed", "--teacher-precision", "bfloat16", "--augment", "none"]
+    given += ["--teacher-cache", str(tmp_path / "cache"), "--first-folds", "1", "--no-tta", "--no-export"]
+    out = tmp_path / "run"
+    assert main(["distill", "kd_oct", *given, "--teacher-epochs", "1", "--out", str(out)]) == 0
+    times = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["ms"]
+    assert "teacher" not in times and "student" in times
+    assert main(["distill", "kd_oct", *SMALL, "--teacher-cache", "x", "--out", str(tmp_path / "bad")]) == 2
+
+
 def test_stops_when_no_epoch_is_better(tmp_path):
     given = [*SMALL, "--no-baseline", "--no-export", "--no-tta", "--first-folds", "1", "--lr", "1e-12"]
     given += ["--epochs", "6", "--patience", "1", "--teacher-epochs", "1", "--swa-start", "-1"]
