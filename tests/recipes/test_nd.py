@@ -1,8 +1,6 @@
 """ND: the losses against their equations and the published numbers, the method's modules, the recipe."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -256,22 +254,6 @@ def test_teacher_in_lower_precision_serves_several_methods(tmp_path):
     given += ["--precision", "bf16-mixed", "--teacher-precision", "bfloat16", "--augment", "none"]
     given += ["--teacher-cache", str(tmp_path / "cache")]
     assert main(["distill", "nd", *given, "--out", str(tmp_path / "run")]) == 0
-
-
-@pytest.mark.slow
-def test_two_processes_and_resumed_by_two_are_the_same_to_the_bit(tmp_path):
-    """The teacher that a resumed process reads is the one that the straight process had."""
-    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    start += ["-m", "kdfast.cli", "distill", "nd"]
-    given = [*SMALL, "--teacher", "cifar_resnet8", "--label-share", "0.1", "--epochs", "1", "--method", "kd"]
-    subprocess.run([*start, *given, "--no-baseline", "--out", str(straight)], check=True, timeout=300)
-    (resumed / "checkpoint").mkdir(parents=True)
-    for name in ("config.yaml", "checkpoint/teacher.ckpt"):
-        (resumed / name).write_bytes((straight / name).read_bytes())
-    subprocess.run([*start, "--resume", str(resumed)], check=True, timeout=300)
-    name = "student.safetensors"
-    assert (resumed / name).read_bytes() == (straight / name).read_bytes()
 
 
 def test_a_vit_cannot_be_reviewed(tmp_path, capsys):
