@@ -42,7 +42,8 @@ void run_pairs(Kernel&& kernels, PairArgs& args, int pairs, const std::vector<Te
   const int64_t items = pair_items(args);
   Tensor part = fresh(on, {values.empty() ? 0 : items * kMaxValues}, args.compute);
   args.part = values.empty() ? nullptr : part.data_ptr();
-  if (items > 0) launch(kernels, args, Pass::kForward, pairs * kPairRun, on);
+  const int64_t of_item = args.points < kPairRun ? args.points : kPairRun;
+  if (items > 0) launch(kernels, args, Pass::kForward, pairs * of_item, on);
   for (size_t k = 0; k < values.size(); ++k) args.value[k] = values[k]->data_ptr();
   if (!values.empty()) finish_pairs(args, static_cast<int>(values.size()), on);
 }

@@ -1,6 +1,6 @@
 // The last stage of the losses over pairs: the items' sums to the values, in the order of the items.
 #include "../common/pairs.h"
-#include "fold.cuh"
+#include "team.cuh"
 
 namespace kd {
 namespace {
