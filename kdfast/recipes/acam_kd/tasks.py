@@ -14,7 +14,8 @@ from kdfast.recipes.acam_kd.method import ACAMDistiller, ACAMTerm
 from kdfast.recipes.acam_kd.options import Options
 from kdfast.recipes.common.classify import Optimize, adamw_one_cycle
 from kdfast.recipes.common.dense import detectors, pictures
-from kdfast.recipes.common.dense.detection import collate, detection_data
+from kdfast.recipes.common.dense.detection import detection_data
+from kdfast.recipes.common.dense.detection_set import collate
 from kdfast.recipes.common.dense.inherit import Inherited, inherit
 from kdfast.recipes.common.dense.lightning import Detection, Segmentation, pixel_loss, sum_of
 from kdfast.recipes.common.dense.metrics import evaluate_detector, evaluate_segmenter

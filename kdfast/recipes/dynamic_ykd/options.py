@@ -31,10 +31,10 @@ class Options(RunOptions):
     masks: bool = False
     """segment instances too; the data must have masks (coco)"""
 
-    short_side: int = 120
+    short_side: int = 180
     """images are resized to this shorter side; 800 in the paper"""
 
-    long_side: int = 160
+    long_side: int = 240
     """but no longer than this; 1333 in the paper"""
 
     backbone: str = "mobilenet_v2"

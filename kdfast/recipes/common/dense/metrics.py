@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchmetrics.classification import MulticlassJaccardIndex
 from torchmetrics.detection import MeanAveragePrecision
 
-from kdfast.recipes.common.dense.detection import collate
+from kdfast.recipes.common.dense.detection_set import collate
 from kdfast.recipes.common.dense.detectors import detect
 
 NAMES = {"map": "AP", "map_50": "AP50", "map_75": "AP75", "map_small": "AP_s", "map_medium": "AP_m"}
