@@ -1,6 +1,7 @@
 """The dense-prediction frame: readers of VOC, COCO, KITTI, Cityscapes and plain folders, and their errors."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -137,6 +138,9 @@ def test_coco_boxes_crowds_and_masks(coco):
         (lambda c: c["annotations"][0].update(category_id=8), "has category 8"),
         (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "width, height"),
         (lambda c: c["annotations"][0].pop("segmentation"), "has no segmentation"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2, -3, 4]), "ends before it begins"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2, math.nan, 4]), "not a finite number"),
+        (lambda c: c["images"][0].update(height="60"), "a height and a width of whole pixels"),
     ],
 )
 def test_wrong_coco_file_is_one_sentence(coco, change, words):
@@ -156,6 +160,11 @@ def test_kitti_lines(tmp_path):
     assert len(data.train) + len(data.validation) + len(data.test) == 60 and len(data.train) > 36
     path.write_text("Horse 1 2 3\n")
     with pytest.raises(UserError, match="line 1 is no KITTI label"):
+        detection_data("kitti", tmp_path, **SIDES)
+    with pytest.raises(UserError, match="KITTI has no class 'Lorry'; it has Car, Pedestrian"):
+        detection_data("kitti", tmp_path, **SIDES, classes=("Lorry",))
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="cannot be read as KITTI labels"):
         detection_data("kitti", tmp_path, **SIDES)
 
 

@@ -19,7 +19,7 @@ class Options(RunOptions):
     scenario: str = "2-1"
     """classes at first and in each step: 19-1, 15-5, 15-1, 10-10, 10-5, 10-2, ..."""
 
-    data: Literal["bccd", "coco", "voc"] = "bccd"
+    data: Literal["bccd", "coco", "voc", "kitti"] = "bccd"
     """layout of the data: blood cells, or a folder of yours with --data-root"""
 
     data_root: str | None = None

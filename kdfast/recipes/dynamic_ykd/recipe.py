@@ -35,7 +35,7 @@ def run(options: Options, out: RunFolder) -> None:
 
 
 def _one_seed(this: Run, seed: int, base: State, found: Findings, networks: dict[str, nn.Module]) -> None:
-    """All later steps: fine-tuning, Y-KD, and the curve of averaged heads."""
+    """All later steps: fine-tuning, Y-KD, and averaged heads."""
     seen = this.steps[-1].seen
     if this.options.baseline:
         state = base
@@ -50,7 +50,13 @@ def _one_seed(this: Run, seed: int, base: State, found: Findings, networks: dict
     network = this.merged(state)
     networks.setdefault("Y-KD", network)
     _tell(this, found, "Y-KD", this.test(f"ykd-{seed}-test", network, seen))
-    curve = {}
+    if this.options.averages:
+        _average(this, seed, state, found)
+
+
+def _average(this: Run, seed: int, state: State, found: Findings) -> None:
+    """The curve over the weights of the old head on validation images, and the best of them on test images."""
+    curve, seen = {}, this.steps[-1].seen
     for weight in this.options.averages:
         name = f"ykd-{seed}-average-{weight:g}-validation"
         curve[weight] = this.test(name, this.merged(state, weight=weight), seen, "validation")
