@@ -64,7 +64,7 @@ def test_run_writes_what_it_should(straight):
         "Averaging the old and the new head",
     )
     assert all(words in page for words in parts)
-    assert page.count("data:image/png") == 3 * 4
+    assert page.count("data:image/png") == 4 * 4
 
 
 def test_student_file_holds_a_module_for_every_task(straight):

@@ -22,7 +22,7 @@ def run(options: Options, out: RunFolder) -> None:
     last = this.steps[-1]
     base = this.first("base", this.steps[0])
     found = Findings(base=this.test("base-test", this.alone(base), this.steps[0].seen))
-    networks: dict[str, nn.Module] = {}
+    networks: dict[str, nn.Module] = {"first step": this.alone(base)}
     if options.joint:
         joint = this.alone(this.first("joint", Step(last.seen, ())))
         found.add("joint training", this.test("joint-test", joint, last.seen))
@@ -55,7 +55,7 @@ def _one_seed(this: Run, seed: int, base: State, found: Findings, networks: dict
 
 
 def _average(this: Run, seed: int, state: State, found: Findings) -> None:
-    """The curve over the weights of the old head on validation images, and the best of them on test images."""
+    """The curve over the weights of the old head on validation images; the best of them on test images."""
     curve, seen = {}, this.steps[-1].seen
     for weight in this.options.averages:
         name = f"ykd-{seed}-average-{weight:g}-validation"
