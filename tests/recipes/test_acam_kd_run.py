@@ -212,6 +212,14 @@ def test_every_detector_is_distilled(det_folder, model, student_model, levels):
     assert not any(name.startswith("terms") for name in d.export_student().state_dict())
 
 
+def test_levels_that_differ_are_one_line(det_folder, tmp_path, capsys):
+    arguments = [*DET, "--epochs", "1", "--no-baseline", "--data-root", str(det_folder)]
+    arguments += ["--student-model", "faster_rcnn", "--out", str(tmp_path / "out")]
+    assert main(["distill", "acam_kd", *arguments]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "--model retinanet cannot teach --student-model faster_rcnn" in err
+
+
 def test_defaults_of_large_data_are_the_papers():
     options = Options(task="det", data="coco")
     options.prepare()

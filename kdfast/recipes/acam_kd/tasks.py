@@ -22,6 +22,7 @@ from kdfast.recipes.common.dense.metrics import evaluate_detector, evaluate_segm
 from kdfast.recipes.common.dense.schedules import sgd_polynomial, sgd_steps
 from kdfast.recipes.common.dense.segmentation import segmentation_data
 from kdfast.recipes.common.dense.segmenters import segmenter
+from kdfast.recipes.common.errors import UserError
 from kdfast.recipes.common.loaders import EpochData
 
 SMALL_SETS = ("bccd",)  # kept in memory
@@ -35,6 +36,12 @@ class Detecting:
 
     def __init__(self, options: Options) -> None:
         self.options = options
+        first = [detectors.first_level(kind) for kind in (options.model, options.student_model)]
+        if first[0] != first[1]:
+            raise UserError(
+                f"--model {options.model} cannot teach --student-model {options.student_model}: their finest "
+                f"levels have strides {first[0]} and {first[1]}, equal levels are needed"
+            )
         names = tuple(name.strip() for name in options.classes.split(",") if name.strip())
         self.data = detection_data(
             options.data, options.data_root, short_side=options.short_side, long_side=options.long_side,
