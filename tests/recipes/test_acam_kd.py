@@ -273,6 +273,14 @@ def test_empty_and_constant_maps_are_finite(batch):
     assert all(p.grad.isfinite().all() for p in (*student, *made.parameters()) if p.grad is not None)
 
 
+def test_identity_alignment_compares_channel_by_channel():
+    made = ACAMLevel(4, 4, align_init="identity", detach_masks=True)
+    same = torch.randn(2, 4, 5, 6)
+    found = made(same, same)
+    assert found["loss_s"] == found["loss_c"] == 0
+    assert ACAMLevel(4, 4)(same, same)["loss_s"] > 0
+
+
 @pytest.mark.parametrize(
     "build, words",
     [

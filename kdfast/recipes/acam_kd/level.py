@@ -23,6 +23,7 @@ DIVERSE = ("both", "spatial")
 LOSSES = ("both", "spatial", "channel")
 NORMS = ("l1", "l2")
 NORMALIZERS = ("acam", "maskd_seg")
+ALIGN = ("random", "identity")
 
 
 class ACAMLevel(nn.Module):
@@ -43,6 +44,7 @@ class ACAMLevel(nn.Module):
         mask_norm: str = "l1",
         normalizer: str = "acam",
         eps: float = 1e-5,
+        align_init: str = "random",
         kv_pool: int | None = None,
         detach_masks: bool = False,
         detach_student_in_attention: bool = False,
@@ -57,6 +59,7 @@ class ACAMLevel(nn.Module):
             ("losses", losses, LOSSES),
             ("mask_norm", mask_norm, NORMS),
             ("normalizer", normalizer, NORMALIZERS),
+            ("align_init", align_init, ALIGN),
         ):
             if value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
@@ -67,6 +70,9 @@ class ACAMLevel(nn.Module):
         self.detach_masks = _check.flag("detach_masks", detach_masks)
         self.statistics = _check.flag("statistics", statistics)
         self.align = nn.Conv2d(student_channels, channels, 1)
+        if align_init == "identity":
+            nn.init.dirac_(self.align.weight)
+            nn.init.zeros_(self.align.bias)
         self.attention = attention or CooperativeMasks(
             channels,
             student_channels,

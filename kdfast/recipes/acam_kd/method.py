@@ -41,6 +41,8 @@ class ACAMDistiller(nn.Module):
             lower the loss, the second does not.
         normalizer: "acam", or "maskd_seg": halved, eps beside sum M.
         eps: in the denominators.
+        align_init: of the 1 x 1 convolution: "random", as torch draws it; "identity" for maps whose channels
+            mean the same in both networks, as logits do, which are then compared class by class at once.
         kv_pool: max-pool keys and values by this factor (CanKD: 2). None is exact, in O(H W) memory.
         shared: "none", a module for each level; "units", one set of selection units; "all", one attention
             for all levels. Alignment stays one a level.

@@ -185,6 +185,7 @@ def acam(
         channels, student_channels, levels=levels, num_masks=options.num_masks or masks, alpha=options.alpha,
         lambda_div=options.lambda_div, shared=options.shared, div=options.div, div_masks=options.div_masks,
         losses=options.losses, mask_norm=options.mask_norm, normalizer=options.normalizer, eps=options.eps,
+        align_init=options.align_init,
         kv_pool=options.kv_pool, detach_masks=options.detach_masks,
         detach_student_in_attention=options.detach_student_in_attention,
     )  # fmt: skip
