@@ -1,6 +1,6 @@
 // A KAN layer on the CPU by local support: of a feature's rows of weights, a sample touches the degree+1
-// whose bases are not 0, and the base row. So the work does not grow with the grid, and beats the dense
-// product already at 5 intervals. The walks are in kan_walk.h and kan_weight_grad.h.
+// whose bases are not 0, and the base row, so the work does not grow with the grid. There is no dense plan:
+// docs/kan.md has the measured table. The walks are in kan_walk.h and kan_weight_grad.h.
 //
 // Each item writes numbers of its own: no atomics, and the bits do not depend on the number of threads.
 #include "../kan_linear.h"
