@@ -107,17 +107,36 @@ struct Correlation {
   A value, scale, share;
 };
 
+// Whether n numbers around `mean` differ by no more than rounding: they are one number then, and dividing by
+// eps would make a gradient of the rounding.
 template <class A>
-KD_FN Correlation<A> correlation(const Moments<A>& m) {
+KD_FN bool constant(A square_sum, A n, A mean) {
+  const A rounding = (sizeof(A) == sizeof(float) ? A(0x1p-23) : A(0x1p-52)) * mean;
+  return square_sum <= n * (rounding * rounding);
+}
+
+// Of n numbers whose means are `a_mean` and `b_mean`.
+template <class A>
+KD_FN Correlation<A> correlation(const Moments<A>& m, A n, A a_mean, A b_mean) {
+  const bool no_a = constant(m.aa, n, a_mean), no_b = constant(m.bb, n, b_mean);
   const A a = square_root_of(m.aa), b = square_root_of(m.bb), product = a * b, eps = static_cast<A>(kDistEps);
   const A apart = a - b, inverse = A(1) / (product + eps);
   const bool near = m.dd <= product * A(0.5);
   const A rest = near ? (m.dd - apart * apart) * A(0.5) : product - m.ab;
   Correlation<A> x;
-  x.value = ((near && rest < A(0) ? A(0) : rest) + eps) * inverse;
-  x.scale = m.bb == A(0) ? A(0) : inverse;  // b = 0: no gradient, and no rounding errors times 1 / eps
-  x.share = a == A(0) ? A(0) : (apart + x.value * b) / a;  // 1 - rho b / a
+  x.value = no_a || no_b ? A(1) : ((near && rest < A(0) ? A(0) : rest) + eps) * inverse;
+  x.scale = no_b ? A(0) : inverse;
+  x.share = no_a ? A(0) : (apart + x.value * b) / a;  // 1 - rho b / a
   return x;
+}
+
+// The loss from the sums over rows and classes, and what the gradient of a row's part is divided by.
+template <class A>
+KD_FN void dist_result(const DistLossArgs& args, double rows, double of_rows, double of_columns) {
+  const double inverse = rows > 0 ? 1 / rows : 0, classes = static_cast<double>(args.shape.classes);
+  const double parts = args.beta * (of_rows * inverse) + args.gamma * (of_columns / classes);
+  *static_cast<A*>(args.loss) = static_cast<A>(rows > 0 ? args.temperature * args.temperature * parts : 0);
+  *static_cast<A*>(args.norm) = static_cast<A>(inverse);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from native.arrays import filled
 from native.feature_runs import nothing, raw
@@ -44,7 +45,24 @@ def run(
     return [torch.from_numpy(x) for x in values], [torch.from_numpy(x) for x in weights], grad
 
 
+def dist_loss(
+    native: Any, student: Tensor, teacher: Tensor, *, block_rows: int = 4, upstream: float = 1.0, **options: Any
+) -> tuple[Tensor, Tensor]:
+    """The loss and the gradient under `upstream`."""
+    kind = "float64" if torch.float64 in (student.dtype, teacher.dtype) else "float32"
+    rows, classes = student[..., 0].numel(), student.size(-1)
+    blocks, grad, new = -(-rows // block_rows), nothing(student), lambda *shape: filled(shape, kind)
+    loss = new(1)
+    native.dist_loss(
+        raw(student), raw(teacher), rows=new(6, rows), row_value=new(rows), moments=new(blocks, 6, classes),
+        counts=new(blocks), columns=new(4, classes), column_value=new(classes), loss=loss, norm=new(1),
+        grad=raw(grad), upstream=np.full(1, upstream, kind), block_rows=block_rows, **options,
+    )  # fmt: skip
+    return torch.from_numpy(loss)[0], grad
+
+
 def run_all(native: Any) -> None:
     """Every kernel once."""
     x = torch.randn(2, 5)
     run(native, "soft_cross_entropy", x, teacher=x.softmax(-1))
+    dist_loss(native, x, x.clone())
