@@ -73,16 +73,17 @@ gpu:  ## on a machine with a GPU, offline: install dist/*.whl, test, look for fa
 	@bash bench/gpu.sh
 
 # Python is not sanitized itself, so the sanitizers' libraries are preloaded and its own leaks are not
-# reported.
+# reported. SANITIZE_TESTS=tests/test_kl_div.py tries one op.
 SANITIZED := $(CURDIR)/build/sanitize
-SANITIZE_TESTS ?= tests/test_kl_div.py
-sanitize: build  ## SANITIZE_TESTS with the CPU code under AddressSanitizer and UndefinedBehaviorSanitizer
+SANITIZE_TESTS ?= $(patsubst kdfast/ops/%.py,tests/test_%.py,$(shell git ls-files 'kdfast/ops/[a-z]*.py'))
+sanitize: build  ## AddressSanitizer and UndefinedBehaviorSanitizer: every CPU op, every CUDA kernel emulated
 	@rm -rf $(SANITIZED)/site
 	KDFAST_SANITIZE=address,undefined KDFAST_CUDA_ARCHS=off KDFAST_BUILD_DIR=$(SANITIZED)/cmake \
 	  pip install -q --no-build-isolation --no-deps --target $(SANITIZED)/site .
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	  PYTHONPATH=$(SANITIZED)/site pytest -p no:cacheprovider $(SANITIZE_TESTS) $(PYTEST_ARGS)
+	  PYTHONPATH=$(SANITIZED)/site pytest -p no:cacheprovider $(wildcard $(SANITIZE_TESTS)) $(PYTEST_ARGS)
+	tests/native/sanitize.sh
 
 wheel: $(VENV)/.editable  ## dist/kdfast-*.whl
 	@rm -f dist/*.whl

@@ -1,6 +1,7 @@
 """The table, the plots and the roofline of the records: `python bench/report.py [results folder ...]`.
 
-Writes bench/results/<machine>/report.md and speed.svg, and the table of README.md between its two markers.
+Writes bench/results/<machine>/report.md and speed.svg, every provider a row, and the short table of README.md
+between its two markers, every case a row.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ def _time(seconds: float) -> str:
 
 def _memory(size: float) -> str:
     return f"{size / 2**20:.1f} MB" if size >= 2**20 else f"{size / 1024:.0f} KB"
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _row(record: dict[str, Any], name: str, facts: dict[str, Any]) -> list[str]:
@@ -59,12 +64,32 @@ def rows(records: list[dict[str, Any]]) -> list[list[str]]:
     return [_row(record, name, facts) for record in records for name, facts in record["providers"].items()]
 
 
-def table(records: list[dict[str, Any]]) -> str:
+def aligned(header: list[str], body: list[list[str]]) -> str:
     """A Markdown table with aligned columns."""
-    body = rows(records)
-    widths = [max(len(line[i]) for line in [HEADER, *body]) for i in range(len(HEADER))]
+    widths = [max(len(line[i]) for line in [header, *body]) for i in range(len(header))]
     line = lambda cells: "| " + " | ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)) + " |"  # noqa: E731
-    return "\n".join([line(HEADER), "|" + "|".join("-" * (w + 2) for w in widths) + "|", *map(line, body)])
+    return "\n".join([line(header), "|" + "|".join("-" * (w + 2) for w in widths) + "|", *map(line, body)])
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """Every provider of every record, a row each."""
+    return aligned(HEADER, rows(records))
+
+
+SHORT_HEADER = ["op", "case", "kdfast", "memory", "times as long as kdfast"]
+
+
+def short_table(records: list[dict[str, Any]]) -> str:
+    """A row for every record: kdfast's time and memory, and how many times its time the others take."""
+    body = []
+    for record in records:
+        ours, *others = record["providers"].items()
+        took = [f"{name} {_ratio(facts['ratio'])}" for name, facts in others if "ratio" in facts]
+        lost = [name for name, facts in others if "failed" in facts]
+        cells = [_time(ours[1]["median"]), _memory(ours[1]["peak_bytes"])]
+        text = "; ".join(took + [f"{name} cannot run" for name in lost])
+        body.append([record["op"], record["case"], *cells, text or "measured alone"])
+    return aligned(SHORT_HEADER, body)
 
 
 def load(folder: Path) -> list[dict[str, Any]]:
@@ -111,10 +136,11 @@ def write(folder: Path) -> str:
     if not records:
         return ""
     facts = records[0]["facts"]
+    rounds = sorted({record["facts"].get("rounds", 0) for record in records} - {0})
     head = (
         f"# {facts['machine']}\n\ntorch {facts['torch']}, {facts['threads']} threads; forward and backward; "
-        f"medians of {facts['rounds']} interleaved rounds, best of {facts['runs']} runs. Above 1 in "
-        "`time / kdfast's`: kdfast is faster."
+        f"medians of {' or '.join(map(str, rounds))} interleaved rounds, in the best of several runs. "
+        "Above 1 in `time / kdfast's`: kdfast is faster."
     )
     text = f"{head}\n\n![ratios](speed.svg)\n\n{table(records)}\n"
     (folder / "report.md").write_text(text)
@@ -123,13 +149,13 @@ def write(folder: Path) -> str:
 
 
 def fill_readme(records: list[dict[str, Any]]) -> None:
-    """Puts the table of the records between the markers of README.md, if they are there."""
+    """Puts the short table of the records between the markers of README.md, if they are there."""
     text = README.read_text()
     if BEGIN not in text or not records:
         return
     before, rest = text.split(BEGIN, 1)
     after = rest.split(END, 1)[1]
-    README.write_text(f"{before}{BEGIN}\n{table(records)}\n{END}{after}")
+    README.write_text(f"{before}{BEGIN}\n\n{short_table(records)}\n\n{END}{after}")
 
 
 def main() -> None:

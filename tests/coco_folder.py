@@ -1,6 +1,9 @@
 """A small COCO folder with boxes and masks, and a run that stops half-way: for the recipes' tests."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -39,10 +42,69 @@ def write(folder: Path, *, images: int = 6, size: tuple[int, int] = (64, 48), se
     return folder
 
 
+def as_voc(folder: Path) -> Path:
+    """The same pictures with VOC's annotations."""
+    source = write(folder / "coco")
+    for name in ("Annotations", "ImageSets/Main"):
+        (folder / name).mkdir(parents=True)
+    (source / "images").rename(folder / "JPEGImages")
+    for part in ("train", "val", "test"):
+        names = []
+        for path, objects in _objects(source, part):
+            text = "".join(
+                f"<object><name>{CLASSES[label]}</name><bndbox><xmin>{x}</xmin><ymin>{y}</ymin>"
+                f"<xmax>{x + w}</xmax><ymax>{y + h}</ymax></bndbox></object>"
+                for label, (x, y, w, h) in objects
+            )
+            (folder / "Annotations" / f"{path.stem}.xml").write_text(f"<annotation>{text}</annotation>")
+            names.append(path.stem)
+        (folder / "ImageSets" / "Main" / f"{part}.txt").write_text("\n".join(names))
+    return folder
+
+
+def as_kitti(folder: Path) -> Path:
+    """The same pictures, 18 of them, with KITTI's labels."""
+    source, labels = write(folder / "coco"), folder / "training" / "label_2"
+    labels.mkdir(parents=True)
+    (source / "images").rename(folder / "training" / "image_2")
+    for part in ("train", "val", "test"):
+        for path, objects in _objects(source, part):
+            lines = [
+                f"{('Car', 'Pedestrian', 'Cyclist')[label]} 0 0 0 {x} {y} {x + w} {y + h} 1 1 1 1 1 1 0"
+                for label, (x, y, w, h) in objects
+            ]
+            (labels / f"{path.stem}.txt").write_text("\n".join(lines))
+    return folder
+
+
+def _objects(folder: Path, part: str) -> list[tuple[Path, list[tuple[int, list[int]]]]]:
+    """File name -> (number of the class, box) of its objects."""
+    content = json.loads((folder / "annotations" / f"{part}.json").read_text())
+    return [
+        (
+            Path(image["file_name"]),
+            [
+                (each["category_id"] - 1, each["bbox"])
+                for each in content["annotations"]
+                if each["image_id"] == image["id"]
+            ],
+        )
+        for image in content["images"]
+    ]
+
+
 def history(out: Path) -> list[dict]:
     """metrics.jsonl without what differs between two runs: the times."""
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in record.items() if k not in ("ms", "seconds")} for record in records]
+
+
+def on_two_processes(arguments: list[str]) -> None:
+    """`kdfast` with these arguments under torchrun, on two gloo processes."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "kdfast.cli"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run([*launch, *arguments], capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def interrupt_after(monkeypatch, stage: str) -> None:

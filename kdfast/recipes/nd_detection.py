@@ -22,7 +22,8 @@ from torch.utils.data import DataLoader
 from kdfast.nn import ClassMeans
 from kdfast.recipes.common import sections
 from kdfast.recipes.common.dense.backbones import NAMES as BACKBONES
-from kdfast.recipes.common.dense.detection import DetectionData, collate, detection_data
+from kdfast.recipes.common.dense.detection import DetectionData, detection_data
+from kdfast.recipes.common.dense.detection_set import collate
 from kdfast.recipes.common.dense.detectors import detect, detector
 from kdfast.recipes.common.dense.lightning import Detection
 from kdfast.recipes.common.dense.metrics import evaluate_detector

@@ -78,6 +78,16 @@ def test_interrupted_and_resumed_is_the_same_to_the_bit(straight, folder, tmp_pa
 
 
 @pytest.mark.slow
+def test_two_processes_share_the_images(folder, tmp_path):
+    out = tmp_path / "two"
+    more = ["--epochs", "1", "--no-baseline", "--batch-size", "1", "--out", str(out)]
+    coco_folder.on_two_processes(arguments(folder, *more))
+    records = coco_folder.history(out)
+    assert [(r["stage"], r["step"]) for r in records] == [("teacher", 3), ("distilled-0", 3)]
+    assert (out / "student.safetensors").exists() and (out / "report.html").exists()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["dab_detr", "deformable_detr"])
 def test_other_architectures_run(folder, tmp_path, architecture):
     more = ["--architecture", architecture, "--epochs", "1", "--no-baseline", "--out", str(tmp_path / "out")]

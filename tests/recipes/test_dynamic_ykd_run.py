@@ -64,7 +64,7 @@ def test_run_writes_what_it_should(straight):
         "Averaging the old and the new head",
     )
     assert all(words in page for words in parts)
-    assert page.count("data:image/png") == 3 * 4
+    assert page.count("data:image/png") == 4 * 4
 
 
 def test_student_file_holds_a_module_for_every_task(straight):
@@ -86,6 +86,25 @@ def test_interrupted_and_resumed_is_the_same_to_the_bit(straight, folder, tmp_pa
     assert coco_folder.history(out) == coco_folder.history(straight)
     name = "student.safetensors"
     assert (out / name).read_bytes() == (straight / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_images(folder, tmp_path):
+    out = tmp_path / "two"
+    more = ["--epochs", "1", "--no-baseline", "--no-joint", "--batch-size", "1", "--scenario", "2-1"]
+    coco_folder.on_two_processes(arguments(folder, *more, "--out", str(out)))
+    records = coco_folder.history(out)
+    assert [(r["stage"], r["step"]) for r in records] == [("base", 3), ("ykd-step1-0", 2)]
+    assert (out / "student.safetensors").exists() and (out / "report.html").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", ["voc", "kitti"])
+def test_boxes_of_other_layouts(tmp_path, data):
+    root = {"voc": coco_folder.as_voc, "kitti": coco_folder.as_kitti}[data](tmp_path / data)
+    more = ["--data", data, "--data-root", str(root), "--no-masks", "--no-joint", "--no-baseline"]
+    more += ["--epochs", "1", "--scenario", "2-1", "--averages", "[]", "--out", str(tmp_path / "out")]
+    assert main(arguments(root, *more)) == 0
 
 
 @pytest.mark.parametrize(

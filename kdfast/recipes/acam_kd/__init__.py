@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_HOME = {"ACAMDistiller": "method", "ACAMLevel": "method", "ACAMTerm": "method"}
+_HOME = {"ACAMDistiller": "method", "ACAMLevel": "level", "ACAMTerm": "method"}
 _HOME |= {"Options": "options", "run": "recipe"}
 __all__ = sorted(_HOME)
 

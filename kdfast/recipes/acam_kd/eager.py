@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdfast.recipes.acam_kd.method import ACAMLevel
+from kdfast.recipes.acam_kd.level import ACAMLevel
 
 
 def materialised(level: ACAMLevel, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -74,6 +74,9 @@ class Options(RunOptions):
     eps: float = 1e-5
     """in the denominators"""
 
+    align_init: Literal["auto", "random", "identity"] = "auto"
+    """start of the student's 1 x 1 convolution; auto: random for features, identity for logits (seg)"""
+
     kv_pool: int = 1
     """max-pool keys and values by this factor; 1 attends to every position"""
 

@@ -14,11 +14,12 @@ DET = {
     "short_side": 800, "long_side": 1333, "width": 256, "anchor_scale": 1.0, "extra_levels": "yes",
     "head_norm": "no", "output_stride": 8, "epochs": 24, "teacher_epochs": 24, "batch_size": 2,
     "optimizer": "sgd", "lr": 0.01, "weight_decay": 1e-4, "inherit": "yes", "num_masks": 6,
+    "align_init": "random",
 }  # fmt: skip
 SEG = DET | {
     "model": "deeplabv3", "student": "resnet18", "short_side": 512, "long_side": 1024, "epochs": 215,
     "teacher_epochs": 215, "batch_size": 16, "lr": 0.02, "weight_decay": 5e-4, "inherit": "no",
-    "num_masks": 0,
+    "num_masks": 0, "align_init": "identity",
 }  # fmt: skip
 SMALL = {
     "teacher": "mobilenet_v2", "student": "mobilenet_v2_0.25", "teacher_weights": "imagenet",
@@ -39,6 +40,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
 }
 OPEN: dict[str, Any] = {  # the defaults that say: as the table above has it
     "model": AUTO, "teacher": AUTO, "student": AUTO, "teacher_weights": AUTO, "inherit": AUTO,
+    "align_init": AUTO,
     "optimizer": AUTO, "extra_levels": AUTO, "head_norm": AUTO, "short_side": 0, "long_side": 0, "width": 0,
     "output_stride": 0, "epochs": 0, "teacher_epochs": 0, "batch_size": 0, "num_masks": -1,
     "anchor_scale": 0.0, "lr": 0.0, "weight_decay": -1.0,

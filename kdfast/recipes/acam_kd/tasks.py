@@ -14,13 +14,15 @@ from kdfast.recipes.acam_kd.method import ACAMDistiller, ACAMTerm
 from kdfast.recipes.acam_kd.options import Options
 from kdfast.recipes.common.classify import Optimize, adamw_one_cycle
 from kdfast.recipes.common.dense import detectors, pictures
-from kdfast.recipes.common.dense.detection import collate, detection_data
+from kdfast.recipes.common.dense.detection import detection_data
+from kdfast.recipes.common.dense.detection_set import collate
 from kdfast.recipes.common.dense.inherit import Inherited, inherit
 from kdfast.recipes.common.dense.lightning import Detection, Segmentation, pixel_loss, sum_of
 from kdfast.recipes.common.dense.metrics import evaluate_detector, evaluate_segmenter
 from kdfast.recipes.common.dense.schedules import sgd_polynomial, sgd_steps
 from kdfast.recipes.common.dense.segmentation import segmentation_data
 from kdfast.recipes.common.dense.segmenters import segmenter
+from kdfast.recipes.common.errors import UserError
 from kdfast.recipes.common.loaders import EpochData
 
 SMALL_SETS = ("bccd",)  # kept in memory
@@ -34,6 +36,12 @@ class Detecting:
 
     def __init__(self, options: Options) -> None:
         self.options = options
+        first = [detectors.first_level(kind) for kind in (options.model, options.student_model)]
+        if first[0] != first[1]:
+            raise UserError(
+                f"--model {options.model} cannot teach --student-model {options.student_model}: their finest "
+                f"levels have strides {first[0]} and {first[1]}, equal levels are needed"
+            )
         names = tuple(name.strip() for name in options.classes.split(",") if name.strip())
         self.data = detection_data(
             options.data, options.data_root, short_side=options.short_side, long_side=options.long_side,
@@ -177,6 +185,7 @@ def acam(
         channels, student_channels, levels=levels, num_masks=options.num_masks or masks, alpha=options.alpha,
         lambda_div=options.lambda_div, shared=options.shared, div=options.div, div_masks=options.div_masks,
         losses=options.losses, mask_norm=options.mask_norm, normalizer=options.normalizer, eps=options.eps,
+        align_init=options.align_init,
         kv_pool=options.kv_pool, detach_masks=options.detach_masks,
         detach_student_in_attention=options.detach_student_in_attention,
     )  # fmt: skip

@@ -13,7 +13,8 @@ from kdfast.recipes.clock_distill.models import build_detr, label_embedding_of, 
 from kdfast.recipes.clock_distill.options import Options
 from kdfast.recipes.clock_distill.queries import TargetQueries
 from kdfast.recipes.clock_distill.report import write_report
-from kdfast.recipes.common.dense.detection import DetectionData, collate, detection_data
+from kdfast.recipes.common.dense.detection import DetectionData, detection_data
+from kdfast.recipes.common.dense.detection_set import collate
 from kdfast.recipes.common.dense.inherit import inherit
 from kdfast.recipes.common.dense.metrics import evaluate_detector
 from kdfast.recipes.common.folder import RunFolder

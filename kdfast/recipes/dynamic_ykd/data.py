@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from kdfast.recipes.common.dense.detection import Sample
+from kdfast.recipes.common.dense.detection_set import Sample
 from kdfast.recipes.common.loaders import Readable
 
 OF_OBJECTS = ("boxes", "labels", "iscrowd", "masks")  # the parts of a target with a row an object

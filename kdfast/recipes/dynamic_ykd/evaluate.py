@@ -9,7 +9,7 @@ from statistics import mean
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from kdfast.recipes.common.dense.detection import collate
+from kdfast.recipes.common.dense.detection_set import collate
 from kdfast.recipes.common.dense.detectors import detect
 from kdfast.recipes.common.dense.metrics import average_precision, in_file_pixels
 

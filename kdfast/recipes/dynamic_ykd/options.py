@@ -19,7 +19,7 @@ class Options(RunOptions):
     scenario: str = "2-1"
     """classes at first and in each step: 19-1, 15-5, 15-1, 10-10, 10-5, 10-2, ..."""
 
-    data: Literal["bccd", "coco", "voc"] = "bccd"
+    data: Literal["bccd", "coco", "voc", "kitti"] = "bccd"
     """layout of the data: blood cells, or a folder of yours with --data-root"""
 
     data_root: str | None = None
@@ -31,10 +31,10 @@ class Options(RunOptions):
     masks: bool = False
     """segment instances too; the data must have masks (coco)"""
 
-    short_side: int = 120
+    short_side: int = 180
     """images are resized to this shorter side; 800 in the paper"""
 
-    long_side: int = 160
+    long_side: int = 240
     """but no longer than this; 1333 in the paper"""
 
     backbone: str = "mobilenet_v2"

@@ -87,11 +87,11 @@ def _add_table(
         means = [_spread([over(v, labels) for v in values]) for labels in groups.values()]
         rows.append((name, *means, *_cells(values), len(values)))
     weights = ", ".join(f"{w:g}" for w in found.chosen)
+    averaged = f"Averaged heads: the old head's weight is {weights}, best on validation. " if weights else ""
     note = (
         f"COCO's AP of {kind} on the test images after the last step, which are looked at once; mean and "
         "standard deviation over the seeds of the later steps. The first step's network was trained once. "
-        f"Averaged heads: the weight of the old head that is best on the validation images, {weights}. "
-        f"{' '.join(data.findings)}"
+        f"{averaged}{' '.join(data.findings)}"
     )
     report.table(f"AP of {kind}: old, new and all classes", columns, rows, note=note)
 

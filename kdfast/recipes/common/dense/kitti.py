@@ -22,6 +22,8 @@ def read_kitti(root: Path, split: str, classes: tuple[str, ...], findings: Findi
     Raises:
         UserError: a folder or file is missing, or a line is not KITTI's.
     """
+    if unknown := [name for name in classes if name not in KINDS]:
+        raise UserError(f"KITTI has no class {unknown[0]!r}; it has {', '.join(KINDS[:-1])}")
     folder = root / "training" / "label_2"
     files = sorted(folder.glob("*.txt"))
     if not files:
@@ -35,8 +37,12 @@ def _part(name: str) -> str:
 
 def _image(path: Path, classes: tuple[str, ...], findings: Findings) -> Annotated:
     picture = path.parents[1] / "image_2" / f"{path.stem}.png"
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as KITTI labels: {error}") from error
     rows = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+    for number, line in enumerate(text.splitlines(), 1):
         words = line.split()
         try:
             kind, corners = words[0], [float(word) for word in words[4:8]]

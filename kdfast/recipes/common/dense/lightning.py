@@ -105,7 +105,7 @@ class Detection(_Dense):
 
     def __init__(self, network: nn.Module, optimize: Optimize, **options: Any) -> None:
         super().__init__(network, optimize, **options)
-        self.precision = average_precision()
+        self.precision = average_precision(shared=True)
 
     def alone(self, inputs: list[Tensor], target: list[dict[str, Tensor]]) -> Losses:
         losses = self.network(inputs, target)
@@ -146,7 +146,7 @@ class Segmentation(_Dense):
     ) -> None:
         super().__init__(network, optimize, **options)
         self._auxiliary = auxiliary
-        self.iou = mean_iou(classes)
+        self.iou = mean_iou(classes, shared=True)
 
     def alone(self, inputs: Tensor, target: Tensor) -> Losses:
         output = self.network(inputs)

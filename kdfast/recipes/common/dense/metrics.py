@@ -10,17 +10,24 @@ from torch.utils.data import DataLoader, Dataset
 from torchmetrics.classification import MulticlassJaccardIndex
 from torchmetrics.detection import MeanAveragePrecision
 
-from kdfast.recipes.common.dense.detection import collate
+from kdfast.recipes.common.dense.detection_set import collate
 from kdfast.recipes.common.dense.detectors import detect
 
 NAMES = {"map": "AP", "map_50": "AP50", "map_75": "AP75", "map_small": "AP_s", "map_medium": "AP_m"}
 NAMES |= {"map_large": "AP_l"}
 
 
-def average_precision(*, masks: bool = False, per_class: bool = False) -> MeanAveragePrecision:
-    """The metric; `update` it with `in_file_pixels`. Areas: s < 32^2 <= m < 96^2 <= l."""
+def average_precision(
+    *, masks: bool = False, per_class: bool = False, shared: bool = False
+) -> MeanAveragePrecision:
+    """The metric; `update` it with `in_file_pixels`. Areas: s < 32^2 <= m < 96^2 <= l.
+
+    shared: the images of all processes count together, as in validation; else each process for itself.
+    """
     kind = ("bbox", "segm") if masks else "bbox"
-    metric = MeanAveragePrecision(iou_type=kind, backend="pycocotools", class_metrics=per_class)
+    metric = MeanAveragePrecision(
+        iou_type=kind, backend="pycocotools", class_metrics=per_class, sync_on_compute=shared
+    )
     metric.warn_on_many_detections = False  # like COCO, it takes the best 100 of an image
     return metric
 
@@ -74,12 +81,18 @@ def evaluate_detector(
     return scores(metric, classes)
 
 
-def mean_iou(classes: int, ignore_index: int = 255) -> MulticlassJaccardIndex:
+def mean_iou(classes: int, *, average: str = "macro", shared: bool = False) -> MulticlassJaccardIndex:
     """The mean over classes of intersection over union, pixels counted over the whole set.
 
     A class that occurs neither in the labels nor in the predictions is left out of the mean.
+
+    Args:
+        average: "macro", or "none" for a value of each class.
+        shared: see `average_precision`.
     """
-    return MulticlassJaccardIndex(classes, average="macro", ignore_index=ignore_index, validate_args=False)
+    return MulticlassJaccardIndex(
+        classes, average=average, ignore_index=255, validate_args=False, sync_on_compute=shared
+    )
 
 
 @torch.no_grad()
@@ -87,8 +100,7 @@ def evaluate_segmenter(
     network: nn.Module, samples: Dataset, classes: tuple[str, ...], *, batch_size: int = 8
 ) -> dict[str, float]:
     """{"mIoU": ..., "IoU class": ...} of `network`, whose output has the logits under "out"."""
-    metric = MulticlassJaccardIndex(len(classes), average="none", ignore_index=255, validate_args=False)
-    mean = mean_iou(len(classes))
+    metric, mean = mean_iou(len(classes), average="none"), mean_iou(len(classes))
     device = next(network.parameters()).device
     network.eval()
     for images, labels in DataLoader(samples, batch_size=batch_size):

@@ -39,7 +39,11 @@ def split_names(root: Path, split: str, kind: str = "Main") -> list[str]:
     path = root / "ImageSets" / kind / f"{split}.txt"
     if not path.is_file():
         raise UserError(f"{path} is missing; a VOC folder has ImageSets/{kind}/{split}.txt, a name a line")
-    names = [line.split()[0] for line in path.read_text("utf-8").splitlines() if line.strip()]
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as a list of names: {error}") from error
+    names = [line.split()[0] for line in lines if line.strip()]
     if not names:
         raise UserError(f"{path} is empty; one image name a line is needed")
     return names
