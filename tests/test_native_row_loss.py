@@ -148,4 +148,6 @@ def test_dist_loss(native, dtype, order, seed):
             options = {"temperature": 2.0, "beta": 0.5, "gamma": 2.0, "upstream": 1.5}
             value, grad = dist_loss(native, student, teacher, **options)
             torch.testing.assert_close(value.double(), expected.detach(), rtol=1e-5, atol=1e-6)
-            assert grad.isfinite().all() and (grad.double() - slope).norm() <= tolerance * slope.norm() + 1e-12
+            assert (
+                grad.isfinite().all() and (grad.double() - slope).norm() <= tolerance * slope.norm() + 1e-12
+            )

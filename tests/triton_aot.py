@@ -110,7 +110,11 @@ def compile_row_losses(compiler: Compiler) -> None:
     """Cross entropy and KL, plain and with everything; forward and backward."""
     for shape, smoothing in (((4096, 1000), 0.0), ((8192, 128256), 0.1)):
         compiler.case = "x".join(map(str, shape)) + " bfloat16"
-        x, index, state = meta(*shape, dtype=torch.bfloat16), meta(shape[0], dtype=torch.int64), meta(shape[0], 9)
+        x, index, state = (
+            meta(*shape, dtype=torch.bfloat16),
+            meta(shape[0], dtype=torch.int64),
+            meta(shape[0], 9),
+        )
         inputs = (x, torch.empty_like(x), index, None, meta(shape[1]) if smoothing else None, None)
         options = ([1], 4.0, 16.0, smoothing, 0.0, 0.0, -100)
         cross_entropy_kl_div.forward(*inputs, *options, 1, False)

@@ -84,6 +84,8 @@ def forward(
         class_weight=class_weight,
         mask=mask,
         state=state,
+        LOOPED=tile.looped,
+        STAGES=tile.num_stages,
         **dict(zip(names, values, strict=True)),
         **_common(tile, shape, student, teacher, options),
     )

@@ -1,7 +1,7 @@
 """The two kernels of cross_entropy_kl_div, on the passes of the divergences: the class number joins the tile.
 
-Forward walks a row's tiles twice, the second time from the cache: the divergence's statistics; then the
-terms of KL and, from the same maximum, the sums at temperature 1. Backward goes over every tile once, with
+Forward takes the divergence's statistics of a row, then the terms of KL and, from the same maximum, the sums
+at temperature 1: from registers where a tile holds the row, else in a second walk, backwards. Backward goes over every tile once, with
 the rows' state: eight numbers of the divergence's state, of which the row sum is not needed (it holds
 whether the row counts already), the others' sum at temperature 1 in its place, and the sum of the weights.
 """
@@ -63,11 +63,28 @@ def hard_tile(view, tile, s, row, label, TYPE: tl.constexpr):
 
 
 @triton.jit
+def sums_of_tile(view, tile, s, t, row, label, class_weight, numbers, SMOOTH: tl.constexpr):
+    """KL's terms, the lowest log q/p, the others' e^{s - max}, the weights and those times max - s: sums
+    [rows, lanes]."""
+    TYPE: tl.constexpr = s.dtype
+    new = terms(row, s, t, numbers, formula, "student", rs.MIXED)
+    classes, own, e = hard_tile(view, tile, s, row, label, TYPE)
+    others = tl.sum(tl.where(own, 0.0, e), 2)
+    weights = tl.zeros_like(others)
+    smooth = weights
+    if SMOOTH:
+        w = class_weights(class_weight, classes, view[0], TYPE)
+        weights += tl.sum(w, 2)
+        smooth = tl.sum(tl.where(w == 0, 0.0, w * (row[0][:, None, None] - s)), 2)
+    return tl.sum(new[0], 2), tl.min(new[4], 2), others, weights, smooth
+
+
+@triton.jit
 def cross_entropy_kl_forward_kernel(
     student, teacher, index, class_weight, mask, ce_value, ce_weight, kl_value, kl_weight, state, n_rows,
     ignore_index, geometry, inverse_temperature: tl.float64, scale: tl.float64, smoothing: tl.float64,
     SMOOTH: tl.constexpr, TYPE: tl.constexpr, INDEX: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
-    STEPS: tl.constexpr,
+    STEPS: tl.constexpr, LOOPED: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """ROWS rows: both values, times the mask, what they weigh in their counts, and the state [n_rows, 9]."""
     numbers = (number(inverse_temperature, TYPE), number(0.0, TYPE))
@@ -77,28 +94,33 @@ def cross_entropy_kl_forward_kernel(
     label, read, wild = labels(index, row_number, read, geometry[0], ignore_index)
     view = view_logits(student, teacher, row_number, geometry, LANES, STEPS)
     shift = first_gap(view, read, TYPE)
-    tiles = tl.cdiv(view[0], tile_width(view))
-    part = rs.no_statistics(ROWS, LANES, TYPE)
-    for i in tl.range(0, tiles):
-        s, t = load_tile(view, read, i, TYPE, False)
-        part = rs.fold(part, s, t, shift[:, None, None], numbers[0], True, False)
-    row = rs.finish(rs.join_lanes(part, numbers[0]), shift, numbers[0], False)
-    read = read & (row[6] != rs.UNCOUNTED)
-    zero = tl.zeros((ROWS, LANES), TYPE)
-    kl, others, weights, smooth = zero, zero, zero, zero
-    lowest = zero
-    for i in tl.range(0, tiles):
-        s, t = load_tile(view, read, tiles - 1 - i, TYPE, False)
-        new = terms(row, s, t, numbers, formula, "student", rs.MIXED)
-        kl += tl.sum(new[0], 2)
-        lowest = tl.minimum(lowest, tl.min(new[4], 2))
-        classes, own, e = hard_tile(view, tiles - 1 - i, s, row, label, TYPE)
-        others += tl.sum(tl.where(own, 0.0, e), 2)
-        if SMOOTH:
-            w = class_weights(class_weight, classes, view[0], TYPE)
-            below = tl.where(w == 0, 0.0, w * (row[0][:, None, None] - s))
-            weights += tl.sum(w, 2)
-            smooth += tl.sum(below, 2)
+    if LOOPED:
+        tiles = tl.cdiv(view[0], tile_width(view))
+        part = rs.no_statistics(ROWS, LANES, TYPE)
+        for i in tl.range(0, tiles, num_stages=STAGES):
+            s, t = load_tile(view, read, i, TYPE, False)
+            part = rs.fold(part, s, t, shift[:, None, None], numbers[0], True, False)
+        row = rs.finish(rs.join_lanes(part, numbers[0]), shift, numbers[0], False)
+        read = read & (row[6] != rs.UNCOUNTED)
+        zero = tl.zeros((ROWS, LANES), TYPE)
+        kl, lowest, others, weights, smooth = zero, zero, zero, zero, zero
+        for i in tl.range(0, tiles, num_stages=STAGES):
+            s, t = load_tile(view, read, tiles - 1 - i, TYPE, False)
+            new = sums_of_tile(view, tiles - 1 - i, s, t, row, label, class_weight, numbers, SMOOTH)
+            kl += new[0]
+            lowest = tl.minimum(lowest, new[1])
+            others += new[2]
+            weights += new[3]
+            smooth += new[4]
+    else:
+        s, t = load_tile(view, read, 0, TYPE, False)
+        row = rs.finish(rs.of_tile(s, t, shift, numbers[0], False), shift, numbers[0], False)
+        read = read & (row[6] != rs.UNCOUNTED)
+        s = tl.where(read[:, None, None], s, -float("inf"))
+        t = tl.where(read[:, None, None], t, -float("inf"))
+        kl, lowest, others, weights, smooth = sums_of_tile(
+            view, 0, s, t, row, label, class_weight, numbers, SMOOTH
+        )
     kl_row = tl.sum(kl, 1)
     kl_row = tl.where(tl.min(lowest, 1) == -float("inf"), float("inf") * row[1] * row[3], kl_row)
     others_row, weights_row = tl.sum(others, 1), tl.sum(weights, 1)
@@ -133,7 +155,7 @@ def cross_entropy_kl_backward_kernel(
     SMOOTH: tl.constexpr, PER_ROW: tl.constexpr, TYPE: tl.constexpr, INDEX: tl.constexpr, ROWS: tl.constexpr,
     LANES: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
-    """One tile of the gradient a program, from the rows' state; upstreams are [n_rows] if PER_ROW, else 0-d."""
+    """One tile of the gradient a program, from the rows' state; upstreams: [n_rows] if PER_ROW, else 0-d."""
     numbers = (number(inverse_temperature, TYPE), number(0.0, TYPE))
     n_tiles = tl.cdiv(geometry[0], LANES * STEPS)
     program = tl.cast(tl.program_id(0), tl.int64)
@@ -157,7 +179,9 @@ def cross_entropy_kl_backward_kernel(
     others = row[7]
     e = tl.exp(target_logit(view, label, known, TYPE) - row[0])
     sum = others + e
-    picked = (number(1.0, TYPE) - number(smoothing, TYPE)) * own_weight(class_weight, label, known, TYPE) * hard
+    picked = (
+        (number(1.0, TYPE) - number(smoothing, TYPE)) * own_weight(class_weight, label, known, TYPE) * hard
+    )
     each = number(smoothing, TYPE) / view[0] * hard
     of_q = (picked + each * weights_row) / sum
     at_target = each * weights_row * e / sum - picked * others / sum

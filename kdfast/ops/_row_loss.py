@@ -54,9 +54,7 @@ class RowLoss(Function):
         *tensors, name, kernels, options, _, with_grad = inputs
         value, second, grad, state, norm, second_norm = output
         ctx.two = second_norm.dim() == 0
-        ctx.mark_non_differentiable(
-            *(() if ctx.two else (second,)), grad, state, norm, second_norm
-        )
+        ctx.mark_non_differentiable(*(() if ctx.two else (second,)), grad, state, norm, second_norm)
         ctx.set_materialize_grads(False)
         ctx.name, ctx.kernels, ctx.options, ctx.with_grad = name, kernels, options, with_grad
         if with_grad:

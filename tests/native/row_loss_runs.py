@@ -40,7 +40,13 @@ def run(
     if class_weight is not None:
         class_weight = torch.nn.functional.pad(class_weight, (0, -len(class_weight) % 16))
     state = filled((rows.numel(), STATE[name]), kind) if name in STATE else None
-    inputs = {"teacher": raw(teacher), "index": raw(index), "sparse": raw(sparse), "wide": wide, "state": state}
+    inputs = {
+        "teacher": raw(teacher),
+        "index": raw(index),
+        "sparse": raw(sparse),
+        "wide": wide,
+        "state": state,
+    }
     inputs |= {"class_weight": raw(class_weight), "mask": raw(mask), **options}
     if upstream and state is not None:
         native.row_loss(name, raw(student), values=values, weights=weights, **inputs)
@@ -50,7 +56,13 @@ def run(
 
 
 def dist_loss(
-    native: Any, student: Tensor, teacher: Tensor, *, block_rows: int = 4, upstream: float = 1.0, **options: Any
+    native: Any,
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    block_rows: int = 4,
+    upstream: float = 1.0,
+    **options: Any,
 ) -> tuple[Tensor, Tensor]:
     """The loss and the gradient under `upstream`."""
     kind = "float64" if torch.float64 in (student.dtype, teacher.dtype) else "float32"
