@@ -1,9 +1,9 @@
 """The two kernels of cross_entropy_kl_div, on the passes of the divergences: the class number joins the tile.
 
 Forward takes the divergence's statistics of a row, then the terms of KL and, from the same maximum, the sums
-at temperature 1: from registers where a tile holds the row, else in a second walk, backwards. Backward goes over every tile once, with
-the rows' state: eight numbers of the divergence's state, of which the row sum is not needed (it holds
-whether the row counts already), the others' sum at temperature 1 in its place, and the sum of the weights.
+at temperature 1: from registers where a tile holds the row, else in a second walk, backwards. Backward goes
+over every tile once, with the rows' state: the divergence's eight numbers, with the others' sum at
+temperature 1 in place of the row sum, and the sum of the weights.
 """
 
 import triton
