@@ -161,4 +161,7 @@ def test_pictures():
     nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
     assert pictures.boxes_over(image, nothing, ("cat",)).shape == (16, 24, 3)
     assert pictures.labels_over(image, torch.randint(0, 3, (8, 12)), 3).shape == (16, 24, 3)
+    assert pictures.legend(("cat", "dog", "cow")) == "cat red, dog blue, cow lime"
+    assert len({word.split()[-1] for word in pictures.legend("abcdefghi").split(", ")}) == 9
+    assert pictures.row_height(np.zeros((10, 20, 3)), 3) == 150
     assert pictures.heat_over(image, torch.rand(2, 3)).shape == (16, 24, 3)

@@ -16,13 +16,13 @@ from kdfast.recipes.acam_kd.masks import COLLAPSED
 from kdfast.recipes.acam_kd.options import Options
 from kdfast.recipes.acam_kd.tasks import Task
 from kdfast.recipes.common import sections
+from kdfast.recipes.common.dense.pictures import PAGE, legend, row_height
 from kdfast.recipes.common.folder import RunFolder
 from kdfast.recipes.common.report import Report
 
 Scores = Mapping[str, Sequence[Mapping[str, float]]]
 CALLED = {"inherited": "student alone, teacher's head"}
 SHOWN = 3  # test images
-WIDTH = 900  # pixels of the page for a row of pictures
 
 
 def write_report(
@@ -101,14 +101,15 @@ def _add_predictions(report: Report, task: Task, networks: Mapping[str, nn.Modul
         image, target = task.data.test[row]
         pictures.append((f"image {row + 1}: labels", task.wanted(image, target)))
         pictures += [(sections.called(name), task.drawn(each, image)) for name, each in networks.items()]
-    aspect = pictures[0][1].shape[1] / pictures[0][1].shape[0]
-    height = int(WIDTH / (len(networks) + 1) / aspect)  # an image a row
+    height = row_height(pictures[0][1], len(networks) + 1)  # an image a row
     report.images("Predictions on test images", pictures, height=height, note=_legend(task))
 
 
 def _legend(task: Task) -> str:
-    kind = "boxes with a score of at least 0.4" if task.metric == "AP" else "class colours"
-    return f"{kind.capitalize()}, networks of the first seed; classes: {', '.join(task.data.classes)}."
+    if task.metric == "AP":
+        return f"Boxes with a score of at least 0.4, networks of the first seed: {legend(task.data.classes)}."
+    rest = legend(task.data.classes[1:])
+    return f"Networks of the first seed; {task.data.classes[0]} is left uncoloured, {rest}."
 
 
 def _add_masks(report: Report, out: RunFolder) -> None:
@@ -132,7 +133,7 @@ def _add_masks(report: Report, out: RunFolder) -> None:
         pictures = [(path.stem.replace("-", " "), np.asarray(Image.open(path))) for path in chosen]
         note = "Levels from fine to coarse, six masks a row; first validation image. masks/ has all epochs."
         rows, columns = pictures[0][1].shape[:2]
-        report.images("Spatial masks", pictures, height=min(500, WIDTH * rows // columns), note=note)
+        report.images("Spatial masks", pictures, height=min(500, PAGE * rows // columns), note=note)
 
 
 def _first(out: RunFolder) -> str:

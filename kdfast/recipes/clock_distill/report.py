@@ -12,7 +12,7 @@ from kdfast.recipes.clock_distill.options import Options
 from kdfast.recipes.common import sections
 from kdfast.recipes.common.dense.detection import DetectionData
 from kdfast.recipes.common.dense.detectors import detect
-from kdfast.recipes.common.dense.pictures import boxes_over
+from kdfast.recipes.common.dense.pictures import boxes_over, legend, row_height
 from kdfast.recipes.common.folder import RunFolder
 from kdfast.recipes.common.report import Report
 
@@ -81,5 +81,9 @@ def _add_pictures(report: Report, data: DetectionData, networks: dict[str, DetrD
         for i, image in enumerate(images)
         for name, each in found.items()
     ]
-    note = f"Test images at equal distances in the list; detections with a score of {SCORE} and above."
-    report.images("Detections of the first seed's networks", pictures, height=190, note=note)
+    note = (
+        f"Test images at equal distances in the list, an image a row; detections with a score of {SCORE} and "
+        f"above: {legend(data.classes)}."
+    )
+    height = row_height(pictures[0][1], len(found))
+    report.images("Detections of the first seed's networks", pictures, height=height, note=note)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from kdfast.recipes.common import sections
 from kdfast.recipes.common.dense.detection import DetectionData
 from kdfast.recipes.common.dense.detectors import detect
-from kdfast.recipes.common.dense.pictures import boxes_over
+from kdfast.recipes.common.dense.pictures import boxes_over, legend, row_height
 from kdfast.recipes.common.folder import RunFolder
 from kdfast.recipes.common.report import Report
 from kdfast.recipes.dynamic_ykd.evaluate import ClassAP, over
@@ -153,8 +153,12 @@ def _add_pictures(report: Report, data: DetectionData, networks: dict[str, nn.Mo
         for i, image in enumerate(images)
         for name, each in found.items()
     ]
-    note = f"Test images at equal distances in the list; detections with a score of {SCORE} and above."
-    report.images("Detections of the first seed's networks", pictures, height=230, note=note)
+    note = (
+        f"Test images at equal distances in the list, an image a row; detections with a score of {SCORE} and "
+        f"above: {legend(data.classes)}."
+    )
+    height = row_height(pictures[0][1], len(found))
+    report.images("Detections of the first seed's networks", pictures, height=height, note=note)
 
 
 def _with_masks(found: dict[str, Tensor]) -> dict[str, Tensor]:

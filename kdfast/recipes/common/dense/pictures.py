@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,11 +12,34 @@ from matplotlib import colormaps
 from torch import Tensor
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
+PAGE = 900  # pixels of a report's page for a row of pictures
+# Where a hue's name ends; the first nine colours of the palette have names of their own.
+_HUES = {0.06: "red", 0.15: "orange", 0.3: "lime", 0.42: "green", 0.55: "cyan", 0.7: "blue"}
+_HUES |= {0.8: "violet", 0.93: "magenta", 1.0: "pink"}
+
+
+def _hue(number: int) -> float:
+    return (0.02 + number * 0.61803) % 1
+
 
 def palette(count: int) -> list[tuple[int, int, int]]:
     """`count` well separated colours."""
-    hues = [(0.02 + i * 0.61803) % 1 for i in range(count)]
+    hues = map(_hue, range(count))
     return [tuple(round(255 * v) for v in colorsys.hsv_to_rgb(hue, 0.85, 0.95)) for hue in hues]
+
+
+def legend(classes: Sequence[str]) -> str:
+    """Which class has which colour of the palette, "cat red, dog blue"; only the names of more than nine."""
+    if len(classes) > len(_HUES):
+        return ", ".join(classes)
+    colors = [next(name for end, name in _HUES.items() if _hue(i) < end) for i in range(len(classes))]
+    return ", ".join(f"{name} {color}" for name, color in zip(classes, colors, strict=True))
+
+
+def row_height(picture: np.ndarray, columns: int) -> int:
+    """The height at which `columns` such pictures are one row of a report."""
+    height, width = picture.shape[:2]
+    return int(PAGE / columns * height / width)
 
 
 def boxes_over(
