@@ -6,7 +6,7 @@
 namespace kd {
 namespace {
 
-constexpr int64_t kInner = 1024, kOuter = 64;
+constexpr int64_t kInner = 1024, kOuter = 256;
 
 int64_t runs(const RandomMaskArgs& args) { return (args.inner + kInner - 1) / kInner; }
 int64_t rows(const RandomMaskArgs& args) { return (args.outer + kOuter - 1) / kOuter; }

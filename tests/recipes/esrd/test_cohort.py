@@ -196,6 +196,25 @@ def test_nothing_after_the_window_reaches_the_features(tables, cohort, months) -
     assert (changed.event != cohort.event).any() and (changed.death != cohort.death).any()
 
 
+def test_who_is_eligible_is_known_at_the_landmark() -> None:
+    """A second dialysis after it, which makes the first chronic, decides nothing, nor does a first record."""
+    landmark = int(np.ceil(6 * MONTH_DAYS))
+    diagnoses = [(i, 0, "N18.3") for i in (1, 2, 3, 4)]
+    seen = [(i, 10, "creatinine", 1.5) for i in (1, 2, 4)]
+    procedures = [(1, landmark - 30, "90935"), (2, landmark - 30, "90935"), (2, landmark + 70, "90935")]
+    late = [(3, landmark, "creatinine", 1.5)]
+    people = [person(i) for i in (1, 2, 3, 4)]
+    cohort, _ = build_cohort(tables_of(people, seen + late, diagnoses, procedures))
+    assert cohort.event.tolist() == [NEVER, landmark - 30, NEVER, NEVER]
+    eligible, funnel = cohort.eligible(6)
+    assert eligible.tolist() == [False, False, False, True]
+    assert ("- evidence of ESRD before the landmark", 2) in funnel and (
+        "- no record in the window",
+        1,
+    ) in funnel
+    assert cohort.eligible(12)[0].tolist() == [False, False, True, True]
+
+
 def test_sources_and_equation_choose_features_not_people(cohort) -> None:
     both, clinical = cohort.task(24), cohort.task(24, sources=("clinical",))
     claims, older = cohort.task(24, sources=("claims",)), cohort.task(24, equation=2009)
