@@ -51,7 +51,7 @@ build: $(VENV)/.editable  ## compile into kdfast/ (editable install); quick when
 test: build  ## every test
 	@pytest $(PYTEST_ARGS)
 	TRITON_INTERPRET=1 pytest -k "triton-cpu" tests/test_kl_div.py tests/test_js_div.py tests/test_tv_dist.py \
-		tests/test_cross_entropy_kl_div.py tests/test_triton_kan.py
+		tests/test_cross_entropy_kl_div.py tests/test_nd_loss.py tests/test_triton_kan.py
 
 demo: build  ## distil a student on handwritten digits, in a few minutes; see its report.html
 	@kdfast distill kd $(if $(OUT),--out $(OUT))
