@@ -108,6 +108,9 @@ def test_bad_input():
     refuses(ValueError, "alpha must be", KF.box_weights, boxes, [(3, 4)], alpha=-1.0)
     refuses(ValueError, "shapes must hold", KF.box_weights, boxes, [(3, 0)])
     refuses(ValueError, "mask must be", KF.box_weights, boxes, [(3, 4)], mask=torch.ones(4, 11))
+    elsewhere = torch.ones(4, 12, device="meta")
+    refuses(RuntimeError, "mask is on", KF.box_weights, boxes, [(3, 4)], mask=elsewhere)
+    refuses(ValueError, "dtype must be", KF.box_weights, boxes, [(3, 4)], dtype=torch.bfloat16)
     for bad in (torch.nan, -0.1):
         boxes[0][1, 2] = bad
         refuses(ValueError, "boxes must be cxcywh", KF.box_weights, boxes, [(3, 4)])

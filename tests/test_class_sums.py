@@ -35,6 +35,7 @@ def test_bad_input():
     refuses(ValueError, "one class per row", KF.class_sums, x, torch.tensor([0]), 2)
     refuses(TypeError, "num_classes", KF.class_sums, x, torch.tensor([0, 1, 1, 0]), 2.0)
     refuses(ValueError, "num_classes", KF.class_sums, x, torch.tensor([0, 1, 1, 0]), 0)
+    refuses(TypeError, "ignore_index must be", KF.class_sums, x, torch.zeros(4).long(), 2, ignore_index=0.5)
     refuses(ValueError, "dtype must be", KF.class_sums, x, torch.zeros(4).long(), 2, dtype=torch.float16)
 
 

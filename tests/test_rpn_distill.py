@@ -78,6 +78,13 @@ def test_no_anchors(place):
     assert value == 0 and [g.shape for g in grads] == [a.shape, b.shape]
 
 
+def test_what_the_gate_drops_may_hold_nan(place):
+    so, to, sd, td = rpn(place)
+    sd = torch.where((to - so > 0.1).repeat_interleave(4, 1), sd, torch.nan)
+    value, grads = value_and_grads(lambda so, sd: sum(KF.rpn_distill(so, to, sd, td)), so, sd)
+    assert value.isfinite() and all(g.isfinite().all() for g in grads)
+
+
 def test_works_with_pytorch(place):
     so, to, sd, td = (x.float() for x in rpn(place))
     works_with_pytorch(lambda sd: sum(KF.rpn_distill(so, to, sd, td)), sd)

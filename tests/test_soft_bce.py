@@ -37,6 +37,25 @@ def test_is_finite_for_saturated_masks(place):
     near(KF.soft_bce(s, t), 100)
 
 
+def test_keeps_its_digits_where_both_are_sure(place):
+    for centre, apart in ((20.0, 1.0), (-20.0, 1.0), (10.0, 1e-3), (0.0, 1e-4)):
+        t = noise((2, 3, 5, 7), torch.float32) + centre
+        s = t + apart * noise((2, 3, 5, 7), torch.float32, 1)
+        x, y = s.double(), t.double()
+        # sigmoid(x) - sigmoid(y) = (tanh(x / 2) - tanh(y / 2)) / 2, and the addition theorem
+        expected = ((x - y) / 2).sinh() / (2 * (x / 2).cosh() * (y / 2).cosh()) / x.numel()
+        value, (grad,) = value_and_grads(lambda s, t=t: KF.soft_bce(s, t.to(place)), s.to(place))
+        loss = (-x).exp().log1p() * y.sigmoid() + x.exp().log1p() * (-y).sigmoid()
+        near(value, loss.mean().item(), 1e-6)
+        assert size(grad.cpu().double() - expected) < 1e-3 * size(expected)
+
+
+def test_slope_where_the_logit_is_zero(place):
+    t = torch.tensor([[[[-1.0, 0.0, 2.0]]]], device=place)
+    _, (grad,) = value_and_grads(lambda s: KF.soft_bce(s, t), torch.zeros_like(t))
+    torch.testing.assert_close(grad, (0.5 - t.sigmoid()) / 3)
+
+
 RESTS = ((1, 1), (3, 5), (14, 14), (40, 41))
 
 

@@ -107,6 +107,10 @@ def box_weights(
     if mask is not None:
         _check.tensor("mask", mask)
         _check_features.shape("mask", mask, (len(boxes), tokens), "[batch, tokens]")
+        if boxes:
+            _check.same_device("mask", mask, "boxes[0]", boxes[0])
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
     joined = torch.cat([b.detach().float() for b in boxes]) if boxes else torch.zeros(0, 4)
     counts = [b.size(0) for b in boxes]
     kernels = backend.of(joined, "box_weights")

@@ -66,10 +66,9 @@ def class_sums(
     _check_features.integers("target", target)
     _check_features.shape("target", target, features.shape[:1], "one class per row")
     _check.same_device("features", features, "target", target)
-    if not isinstance(num_classes, int) or isinstance(num_classes, bool):
-        raise TypeError(f"num_classes must be an int, got {type(num_classes).__name__}")
-    if num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+    _check.whole_number("num_classes", num_classes, 1)
+    if ignore_index is not None:
+        _check.whole_number("ignore_index", ignore_index, -(2**63))
     dtype = _dtype_of_sums(features, dtype)
     kernels = backend.of(features, "class_sums")
     if kernels == "reference":

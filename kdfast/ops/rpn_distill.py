@@ -36,8 +36,9 @@ def rpn_distill_reference(
         return attached_zero(student_logits, compute), attached_zero(student_deltas, compute)
     d = teacher_logits.detach().to(compute) - student_logits.to(compute)  # [B, A, h, w]
     difference = student_deltas.to(compute) - teacher_deltas.detach().to(compute)
-    square = difference.square().unflatten(1, (d.size(1), 4)).sum(2)
-    return d.clamp(min=0).square().mean(), torch.where(d.detach() > threshold, square, 0).mean()
+    gate = (d.detach() > threshold).unsqueeze(2)
+    gated = torch.where(gate, difference.unflatten(1, (d.size(1), 4)), 0)
+    return d.clamp(min=0).square().mean(), gated.square().sum(2).mean()
 
 
 def _compute(*tensors: Tensor) -> torch.dtype:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kdfast import backend
@@ -15,14 +15,14 @@ from kdfast.ops.class_box_l2 import check_old_classes
 
 
 def soft_bce_reference(student: Tensor, teacher: Tensor) -> Tensor:
-    """The definition: the mean of max(x, 0) - x y + log1p(e^-|x|), y = sigmoid(teacher): finite for
-    saturated targets.
+    """The definition: the mean of y log(1 + e^-x) + (1 - y) log(1 + e^x), y = sigmoid(teacher): finite for
+    saturated targets, and 1 - y is sigmoid(-teacher), which keeps its digits.
     """
     compute = compute_type(student, teacher)
     if student.numel() == 0:
         return attached_zero(student, compute)
-    x, y = student[:, : teacher.size(1)].to(compute), teacher.detach().to(compute).sigmoid()
-    return (x.clamp(min=0) - x * y + torch.log1p(torch.exp(-x.abs()))).mean()
+    x, t = student[:, : teacher.size(1)].to(compute), teacher.detach().to(compute)
+    return -(t.sigmoid() * F.logsigmoid(x) + (-t).sigmoid() * F.logsigmoid(-x)).mean()
 
 
 def soft_bce(student: Tensor, teacher: Tensor) -> Tensor:
