@@ -8,7 +8,9 @@ from torch import Tensor
 
 # samples, inputs, outputs, intervals of the grid; degree 3.
 SIZES = [
+    (1024, 64, 64, 2),
     (1024, 64, 64, 5),
+    (4096, 256, 256, 2),
     (4096, 256, 256, 5),
     (1024, 1024, 1024, 5),
     (16384, 128, 64, 32),

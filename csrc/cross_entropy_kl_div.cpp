@@ -2,4 +2,4 @@
 
 #include "common/row_loss_op.h"
 
-KD_ROW_LOSS_OP(cross_entropy_kl_div, 2, "target")
+KD_ROW_LOSS_OP(cross_entropy_kl_div, 2, kd::kCrossEntropyKlDivState, "target")

@@ -2,4 +2,4 @@
 
 #include "common/row_loss_op.h"
 
-KD_ROW_LOSS_OP(dkd_loss, 1, "target")
+KD_ROW_LOSS_OP(dkd_loss, 1, 0, "target")

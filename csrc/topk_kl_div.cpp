@@ -2,4 +2,4 @@
 
 #include "common/row_loss_op.h"
 
-KD_ROW_LOSS_OP(topk_kl_div, 1, "teacher_indices")
+KD_ROW_LOSS_OP(topk_kl_div, 1, 0, "teacher_indices")

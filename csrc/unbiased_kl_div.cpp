@@ -2,4 +2,4 @@
 
 #include "common/row_loss_op.h"
 
-KD_ROW_LOSS_OP(unbiased_kl_div, 1, "target")
+KD_ROW_LOSS_OP(unbiased_kl_div, 1, 0, "target")

@@ -1,4 +1,4 @@
-"""box_weights, weighted_mse and box_weighted_mse: imitation weighed by boxes."""
+"""box_weighted_mse: imitation weighed by boxes."""
 
 import pytest
 import torch
@@ -56,38 +56,6 @@ def test_vector(place):
     assert first == pytest.approx([5.20080005987e-6, -1.03608427574e-5, -1.63967745250e-5], rel=1e-10)
 
 
-def loop_weights(boxes, shapes, alpha, beta, mask=None):
-    """Cell by cell, box by box, in Python numbers rounded to float32 where the contract says so."""
-    out, begin_of = torch.zeros(len(boxes), sum(h * w for h, w in shapes), dtype=torch.float64), 0
-    f = lambda x: torch.tensor(x, dtype=torch.float32)  # noqa: E731
-    for h, w in shapes:
-        for image, own in enumerate(boxes):
-            for box in own.float():
-                low, high = box[:2] - box[2:] / 2, box[:2] + box[2:] / 2
-                spans = []
-                for a, b, n in ((low[0], high[0], w), (low[1], high[1], h)):
-                    first = int(torch.floor(a * f(n) + f(1e-3)))
-                    last = max(int(torch.ceil(b * f(n) - f(1e-3))) - 1, first)
-                    spans.append((min(max(first, 0), n - 1), min(max(last, 0), n - 1)))
-                (x0, x1), (y0, y1) = spans
-                area = (x1 - x0 + 1) * (y1 - y0 + 1)
-                for y in range(y0, y1 + 1):
-                    for x in range(x0, x1 + 1):
-                        at = begin_of + y * w + x
-                        out[image, at] = max(out[image, at], alpha / area)
-            level = out[image, begin_of : begin_of + h * w]
-            kept = (
-                torch.ones(h * w, dtype=torch.bool)
-                if mask is None
-                else mask[image, begin_of : begin_of + h * w] != 0
-            )
-            empty = (level == 0) & kept
-            level[empty] = beta / max(int(empty.sum()), 1)
-            level[~kept] = 0
-        begin_of += h * w
-    return out
-
-
 def some_boxes():
     generator = torch.Generator().manual_seed(1)
     several = torch.rand(7, 4, generator=generator) * torch.tensor([1, 1, 0.5, 0.5])
@@ -95,22 +63,6 @@ def some_boxes():
         [[0.5, 0.5, 1, 1], [0, 0, 0, 0], [1, 1, 0, 0], [1.2, 0.5, 0.1, 0.1], [0.5, 0.5, 1e-4, 0.9]]
     )
     return [several, torch.zeros(0, 4), special[1:], special[:1]]
-
-
-def test_weights_of_a_pyramid(place):
-    shapes, boxes = [(13, 17), (7, 9), (4, 5), (1, 1)], some_boxes()
-    mask = torch.rand(4, sum(h * w for h, w in shapes), generator=torch.Generator().manual_seed(0)) > 0.2
-    for kept in (None, mask):
-        ours = KF.box_weights(
-            [b.to(place) for b in boxes],
-            shapes,
-            alpha=2.0,
-            beta=3.0,
-            mask=None if kept is None else kept.to(place),
-        )
-        torch.testing.assert_close(
-            ours.cpu().double(), loop_weights(boxes, shapes, 2.0, 3.0, kept), rtol=1e-6, atol=0
-        )
 
 
 def cases(dtype):

@@ -1,45 +1,14 @@
-"""class_sums, ClassMeans and the command that builds a file of class means."""
+"""ClassMeans and the command that builds a file of class means."""
 
 import json
 
 import pytest
 import torch
-from feature_checks import DTYPES, noise, refuses, wave
+from feature_checks import refuses, wave
 from ranks import on_two_ranks
 
-import kdfast.functional as KF
 from kdfast import class_means as command
 from kdfast.nn import ClassMeans
-from kdfast.ops.class_sums import class_sums_reference
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_class_sums(place, dtype):
-    for rows, width, classes in ((0, 4, 3), (1, 1, 1), (7, 33, 2), (1000, 65, 81), (3, 257, 1000)):
-        x, y = noise((rows, width), dtype).to(place), (torch.arange(rows) * 7 % classes).to(place)
-        sums, counts = KF.class_sums(x, y, classes)
-        expected = class_sums_reference(x.double(), y, classes)
-        assert (
-            sums.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-            and counts.dtype == torch.int64
-        )
-        torch.testing.assert_close(sums.double(), expected[0], rtol=1e-5, atol=1e-5)
-        assert torch.equal(counts, expected[1])
-    x = noise((6, 40), dtype).to(place)
-    y = torch.tensor([2, 0, 2, 1, 0, 0], device=place, dtype=torch.int32)
-    for view in (x[:, ::2], x.t()[:6], x[:1].expand(6, 40)):
-        torch.testing.assert_close(
-            KF.class_sums(view, y, 3)[0], class_sums_reference(view.contiguous(), y, 3)[0]
-        )
-
-
-def test_class_sums_bad_input():
-    x = torch.rand(4, 3)
-    refuses(ValueError, r"target must be in \[0, 1\], got 2", KF.class_sums, x, torch.tensor([0, 1, 2, 0]), 2)
-    refuses(ValueError, "target must be", KF.class_sums, x, torch.tensor([0, 1, -1, 0]), 2)
-    refuses(ValueError, "one class per row", KF.class_sums, x, torch.tensor([0]), 2)
-    refuses(TypeError, "num_classes", KF.class_sums, x, torch.tensor([0, 1, 1, 0]), 2.0)
-    refuses(ValueError, "num_classes", KF.class_sums, x, torch.tensor([0, 1, 1, 0]), 0)
 
 
 def test_vector_6():

@@ -30,7 +30,6 @@ from kdfast.ops import (
     rkd_distance,
     similarity_preserving,
 )
-from kdfast.ops.random_mask import philox, random_mask_reference
 
 BOXES = [torch.tensor([[0.5, 0.5, 0.4, 0.3], [0.2, 0.3, 0.2, 0.5]]), torch.zeros(0, 4)]
 
@@ -177,49 +176,8 @@ def test_hcl_vector(place, shape, value, grad):
     near(ours, value), near(size(ours_grad), grad)
 
 
-def test_philox_is_the_published_one():
-    """Known answers of Random123: counter and key of zeros, and of ones."""
-    zero = philox(torch.tensor([0]), torch.tensor([0, 0]))
-    ones = philox(torch.tensor([-1]), torch.tensor([-1, -1]))
-    assert zero.item() == 0x6627E8D5 and ones.item() == 0x408F276D
-
-
-def test_random_mask(place):
-    x, state = noise((4, 8, 30, 40), torch.float32).to(place), torch.tensor([5, 7], device=place)
-    for over, kept_shape in (("positions", (4, 1, 30, 40)), ("channels", (4, 8, 1, 1))):
-        y, (grad,) = (
-            KF.random_mask(x, 0.65, over=over, state=state),
-            torch.autograd.grad(KF.random_mask(x.requires_grad_(), 0.65, over=over, state=state).sum(), x),
-        )
-        assert torch.equal(y, random_mask_reference(x, state, 0.65, over)) and torch.equal(grad != 0, y != 0)
-        kept = (y != 0).any(1, keepdim=True) if over == "positions" else (y != 0).any((2, 3), keepdim=True)
-        assert kept.shape == kept_shape and torch.equal(y, x * kept)
-        if over == "positions":
-            assert abs(kept.float().mean() - 0.35) < 0.02
-    assert torch.equal(KF.random_mask(x, 0.0), x) and not KF.random_mask(x, 1.0).any()
-    torch.manual_seed(3)
-    first = KF.random_mask(x, 0.5)
-    assert not torch.equal(first, KF.random_mask(x, 0.5))
-    torch.manual_seed(3)
-    assert torch.equal(first, KF.random_mask(x, 0.5))
-
-
-def test_random_mask_dtypes_and_strides(place):
-    state = torch.tensor([1, 2], device=place)
-    for dtype in DTYPES:
-        x = noise((2, 5, 6, 8), dtype).to(place).to(memory_format=torch.channels_last)[..., ::2]
-        assert torch.equal(KF.random_mask(x, 0.5, state=state), random_mask_reference(x, state, 0.5))
-    works_with_pytorch(
-        lambda x: KF.random_mask(x, 0.5, state=state).square().sum(),
-        noise((2, 3, 4, 4), torch.float32).to(place),
-    )
-
-
 def test_bad_input():
     x = torch.rand(2, 3, 4, 4)
-    refuses(ValueError, "ratio must be", KF.random_mask, x, 1.5)
-    refuses(ValueError, "over must be", KF.random_mask, x, 0.5, over="pixels")
-    refuses(TypeError, "state must hold integers", KF.random_mask, x, 0.5, state=torch.rand(2))
     refuses(ValueError, "must agree", KF.attention_transfer, x, torch.rand(2, 5, 4, 5))
     refuses(ValueError, "one batch", KF.rkd_distance, x, x[:1])
     refuses(ValueError, "chunk_rows", KF.rkd_angle, x, x, chunk_rows=0)

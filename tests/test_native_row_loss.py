@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from native.row_loss_runs import run
+from native.row_loss_runs import dist_loss, run
 
 from kdfast.ops.cross_entropy_kl_div import cross_entropy_kl_div_reference
+from kdfast.ops.dist_loss import dist_loss_reference
 from kdfast.ops.dkd_loss import dkd_loss_reference
 from kdfast.ops.focal_loss import focal_loss_reference
 from kdfast.ops.soft_cross_entropy import soft_cross_entropy_reference
@@ -128,3 +129,25 @@ def test_any_order_of_threads(native, order):
         native.set_device(order=order, seed=1)
         second = run(native, name, student, **inputs)
         assert torch.equal(first[2], second[2]) and torch.equal(first[0][0], second[0][0]), name
+
+
+@pytest.mark.parametrize("order, seed", [("in_order", 0), ("shuffled", 1)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_dist_loss(native, dtype, order, seed):
+    native.set_device(order=order, seed=seed)
+    tolerance = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 5e-3}[dtype]
+    generator = torch.Generator().manual_seed(0)
+    for rows, classes in ((1, 5), (3, 2), (9, 33), (6, 1100)):
+        base = 2 * torch.randn(2, rows, 2 * classes, generator=generator, dtype=torch.float64).to(dtype)
+        if rows > 3:
+            base[0, 2], base[1, 4], base[0, 5, ::4] = -INF, -INF, -INF
+        for student, teacher in (base.contiguous()[:, :, :classes], base[..., ::2]):
+            leaf = student.double().clone().requires_grad_()
+            expected = dist_loss_reference(leaf, teacher.double(), temperature=2.0, beta=0.5, gamma=2.0)
+            (slope,) = torch.autograd.grad(1.5 * expected, leaf)
+            options = {"temperature": 2.0, "beta": 0.5, "gamma": 2.0, "upstream": 1.5}
+            value, grad = dist_loss(native, student, teacher, **options)
+            torch.testing.assert_close(value.double(), expected.detach(), rtol=1e-5, atol=1e-6)
+            assert (
+                grad.isfinite().all() and (grad.double() - slope).norm() <= tolerance * slope.norm() + 1e-12
+            )

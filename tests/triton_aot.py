@@ -27,6 +27,7 @@ from kdfast import triton_kernels
 from kdfast.triton_kernels import (
     attention_masks,
     bspline_basis,
+    cross_entropy_kl_div,
     divergence,
     kan,
     kan_edge_stats,
@@ -103,6 +104,21 @@ def compile_divergences(compiler: Compiler) -> None:
     forward("kl_div", (8192, 128256), torch.float32)
     forward("kl_div", (16, 19, 512, 512), torch.bfloat16)
     forward("js_div", (256, 1000), torch.float64)
+
+
+def compile_row_losses(compiler: Compiler) -> None:
+    """Cross entropy and KL, plain and with everything; forward and backward."""
+    for shape, smoothing in (((4096, 1000), 0.0), ((8192, 128256), 0.1)):
+        compiler.case = "x".join(map(str, shape)) + " bfloat16"
+        x, index, state = (
+            meta(*shape, dtype=torch.bfloat16),
+            meta(shape[0], dtype=torch.int64),
+            meta(shape[0], 9),
+        )
+        inputs = (x, torch.empty_like(x), index, None, meta(shape[1]) if smoothing else None, None)
+        options = ([1], 4.0, 16.0, smoothing, 0.0, 0.0, -100)
+        cross_entropy_kl_div.forward(*inputs, *options, 1, False)
+        cross_entropy_kl_div.backward(meta(), meta(), state, meta(), meta(), *inputs, *options)
 
 
 def compile_features(compiler: Compiler) -> None:
@@ -191,6 +207,7 @@ def measure(target: str) -> dict[str, dict[str, int]]:
         if name.startswith("kdfast.triton_kernels.") and hasattr(module, "launch"):
             module.launch = compiler
     compile_divergences(compiler)
+    compile_row_losses(compiler)
     compile_features(compiler)
     compile_kan(compiler)
     compile_attention(compiler)

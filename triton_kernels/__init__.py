@@ -12,6 +12,7 @@ if __name__ != "kdfast.triton_kernels":
 from . import (
     attention_masks,
     bspline_basis,
+    cross_entropy_kl_div,
     js_div,
     kan_edge_stats,
     kan_linear,
@@ -29,6 +30,7 @@ from . import (
 __all__ = [
     "attention_masks",
     "bspline_basis",
+    "cross_entropy_kl_div",
     "js_div",
     "kan_edge_stats",
     "kan_linear",

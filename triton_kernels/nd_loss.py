@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import NUMBER, square_root
+from .common import NUMBER, rounded, square_root
 from .launch import launch
 from .library import define
 from .maps import compute_type
@@ -89,7 +89,7 @@ def nd_loss_kernel(
             s = tl.load(student + i * student_step, mask=here & (none == 0), other=0).to(TYPE)
             m = tl.load(means + i * means_step, mask=here & (none == 0), other=0).to(TYPE)
             g = tl.where(none, 0, by_mean * m + by_student * s)
-            tl.store(grad + i * grad_step, g.to(grad.dtype.element_ty), mask=here)
+            tl.store(grad + i * grad_step, rounded(g, grad.dtype.element_ty), mask=here)
 
 
 def _run(student, teacher, means, target, mask, ignore_index, value, weight, grad, factor) -> None:

@@ -198,9 +198,9 @@ def store_rows(state, row_number, row, exists):
 
 
 @triton.jit
-def load_rows(state, row_number, read):
-    """Reads it back; rows that are not read are not counted."""
-    at = state + row_number.to(tl.int64) * 8
+def load_rows(state, row_number, read, NUMBERS: tl.constexpr = 8):
+    """Reads the first eight of NUMBERS numbers of a row; rows that are not read are not counted."""
+    at = state + row_number.to(tl.int64) * NUMBERS
     return (
         tl.load(at, mask=read, other=0.0),
         tl.load(at + 1, mask=read, other=0.0),

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import NUMBER
+from .common import NUMBER, rounded
 from .launch import launch
 from .library import define
 from .maps import compute_type, map_arguments
@@ -81,7 +81,7 @@ def weighted_mse_kernel(
             if HAS_GRAD:
                 g = -2 * (u * a[:, None] * v[None, :] + w * by_channel[None, :]) * d
                 at = grad + b * gb + p[:, None] * gp + c[None, :] * gc
-                tl.store(at, g.to(grad.dtype.element_ty), mask=here)
+                tl.store(at, rounded(g, grad.dtype.element_ty), mask=here)
         if HAS_ERRORS and HAS_POSITION:
             tl.store(e + b * positions + p, error, mask=p < positions)
 

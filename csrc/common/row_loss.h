@@ -3,13 +3,13 @@
 //
 // A formula is a struct whose `run` takes one row through its passes. It sees the row through a walker W,
 // which is a vector of neighbouring classes on the CPU and a team of threads on the GPU:
-//   w.each(body)          body(i, s, t) for every i (a vector of class numbers) with student and teacher
-//   logits w.each_grad(body)     the same; what body returns is the gradient w.sum(x), w.largest(x) over
-//   lanes or threads, as one scalar that all have w.student(c), w.teacher(c)     one class w.is(i, c),
-//   w.below(i, c)      masks: i == c, i < c w.keep(slot, i, x), w.kept(slot, i, compute)    x again in a
-//   later pass, from memory or computed anew
-// So each formula is one text for every device. Rows are recomputed in the backward pass: nothing is kept but
-// the inputs.
+//   w.each(body)                 body(i, s, t) for every i (a vector of class numbers) with both sides'
+//   logits w.each_grad(body)            the same; what body returns is the gradient w.sum(x), w.largest(x)
+//   over lanes or threads, as one scalar that all have w.student(c), w.teacher(c)   one class w.is(i, c),
+//   w.below(i, c)    masks: i == c, i < c w.keep(slot, i, x), w.kept(slot, i, compute)   x again in a later
+//   pass, from memory or computed anew
+// So each formula is one text for every device. The backward pass computes a row anew from the inputs and, if
+// the formula keeps a state, from a few numbers a row (`args.state`), which spares it all passes but one.
 #pragma once
 
 #include "divergence.h"
@@ -29,13 +29,14 @@ struct RowLossArgs {
   const int64_t*
       index;  // [rows, indices]: targets, or the classes of a sparse teacher; null if there are none
   int64_t indices;
-  int64_t ignore_index;               // a row with this target is dropped
-  const void* sparse;                 // A [rows, indices]: log-probabilities of a sparse teacher
-  const void* class_weight;           // A [classes, padded to a multiple of 16] or null
-  const void* mask;                   // A [rows] or null; 0 drops a row
-  const void* mask_sum;               // A [1] or null: the forward kernel's gradient is divided by it
-  void* row_value[kMaxOutputs];       // A [rows]
-  void* row_weight[kMaxOutputs];      // A [rows] or null
+  int64_t ignore_index;           // a row with this target is dropped
+  const void* sparse;             // A [rows, indices]: log-probabilities of a sparse teacher
+  const void* class_weight;       // A [classes, padded to a multiple of 16] or null
+  const void* mask;               // A [rows] or null; 0 drops a row
+  const void* mask_sum;           // A [1] or null: the forward kernel's gradient is divided by it
+  void* row_value[kMaxOutputs];   // A [rows]
+  void* row_weight[kMaxOutputs];  // A [rows] or null
+  void* state;  // A [rows, numbers of the formula] or null: written by the forward pass, read by the backward
   const void* upstream[kMaxOutputs];  // backward: A, one value or [rows]; null: forward
   int64_t upstream_stride[kMaxOutputs];
   const void* norm[kMaxOutputs];  // backward: A [1]

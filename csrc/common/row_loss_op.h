@@ -3,8 +3,8 @@
 //
 //   name(student, teacher?, index?, sparse?, class_weight?, mask?, dim, temperature, scale, a, b, c,
 //   ignore_index,
-//        reduction, with_grad) -> (value, second value, grad, norm, second norm)
-//   name_backward(upstream, second upstream?, norm, second norm, <the same inputs>, ...) -> grad
+//        reduction, with_grad) -> (value, second value, grad, state, norm, second norm)
+//   name_backward(upstream, second upstream?, state, norm, second norm, <the same inputs>, ...) -> grad
 //
 // with_grad makes the gradient in the forward pass, where the loss is one number: see divergence_op.h.
 #pragma once
@@ -80,18 +80,19 @@ inline RowLossArgs row_loss_args(const RowLossInputs& in, const Tensor* grad, co
   return args;
 }
 
-using RowLossResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+using RowLossResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 template <class K>
-RowLossResult row_loss_forward(const K& kernels, int outputs, const char* index_name, const RowLossInputs& in,
-                               Reduction reduction, bool with_grad) {
+RowLossResult row_loss_forward(const K& kernels, int outputs, int state_numbers, const char* index_name,
+                               const RowLossInputs& in, Reduction reduction, bool with_grad) {
   const bool scalar = reduction != Reduction::kNone, mean = reduction == Reduction::kMean;
   const DType type = compute_type(in);
   const Tensor& student = in.student;
   Tensor grad = with_grad ? fresh_like(student) : fresh(student, {0}, type);
   RowLossArgs args = row_loss_args(in, with_grad ? &grad : nullptr, index_name);
   const int64_t rows = args.shape.rows;
-  Tensor mask_sum = fresh(student, {1}, type);
+  Tensor mask_sum = fresh(student, {1}, type), state = fresh(student, {rows, state_numbers}, type);
+  if (state_numbers > 0) args.state = state.data_ptr();
   double presumed = 1;
   if (with_grad && mean && in.mask.has_value()) {
     sum_mask(*in.mask, mask_sum);
@@ -130,15 +131,16 @@ RowLossResult row_loss_forward(const K& kernels, int outputs, const char* index_
     reduce.presumed_count = presumed;
     reduce_rows(reduce, student);
   }
-  return {loss[0], loss[1], grad, norm[0], norm[1]};
+  return {loss[0], loss[1], grad, state, norm[0], norm[1]};
 }
 
 template <class K>
 Tensor row_loss_backward(const K& kernels, int outputs, const char* index_name, const RowLossInputs& in,
-                         const Tensor& upstream, const std::optional<Tensor>& second, const Tensor& norm,
-                         const Tensor& second_norm) {
+                         const Tensor& upstream, const std::optional<Tensor>& second, const Tensor& state,
+                         const Tensor& norm, const Tensor& second_norm) {
   Tensor grad = fresh_like(in.student);
   RowLossArgs args = row_loss_args(in, &grad, index_name);
+  if (state.numel() > 0) args.state = state.data_ptr();
   std::vector<Tensor> plain;
   for (int o = 0; o < outputs; ++o) {
     plain.push_back(torch::stable::contiguous(o == 0 ? upstream : *second));
@@ -152,7 +154,7 @@ Tensor row_loss_backward(const K& kernels, int outputs, const char* index_name, 
 
 }  // namespace kd
 
-#define KD_ROW_LOSS_OP(name, outputs, index_name)                                                           \
+#define KD_ROW_LOSS_OP(name, outputs, state_numbers, index_name)                                            \
   KD_DECLARE_KERNELS(name, RowLossArgs)                                                                     \
   namespace kd {                                                                                            \
   static RowLossResult name(const Tensor& student, const std::optional<Tensor>& teacher,                    \
@@ -160,15 +162,15 @@ Tensor row_loss_backward(const K& kernels, int outputs, const char* index_name, 
                             const std::optional<Tensor>& class_weight, const std::optional<Tensor>& mask,   \
                             const std::vector<int64_t>& dim, double temperature, double scale, double a,    \
                             double b, double c, int64_t ignore_index, int64_t reduction, bool with_grad) {  \
-    return row_loss_forward(KD_KERNELS(name), outputs, index_name,                                          \
+    return row_loss_forward(KD_KERNELS(name), outputs, state_numbers, index_name,                           \
                             {student, teacher, index, sparse, class_weight, mask, dim, temperature, scale,  \
                              a, b, c, ignore_index},                                                        \
                             static_cast<Reduction>(reduction), with_grad);                                  \
   }                                                                                                         \
   static Tensor name##_backward(const Tensor& upstream, const std::optional<Tensor>& second,                \
-                                const Tensor& norm, const Tensor& second_norm, const Tensor& student,       \
-                                const std::optional<Tensor>& teacher, const std::optional<Tensor>& index,   \
-                                const std::optional<Tensor>& sparse,                                        \
+                                const Tensor& state, const Tensor& norm, const Tensor& second_norm,         \
+                                const Tensor& student, const std::optional<Tensor>& teacher,                \
+                                const std::optional<Tensor>& index, const std::optional<Tensor>& sparse,    \
                                 const std::optional<Tensor>& class_weight,                                  \
                                 const std::optional<Tensor>& mask, const std::vector<int64_t>& dim,         \
                                 double temperature, double scale, double a, double b, double c,             \
@@ -176,16 +178,18 @@ Tensor row_loss_backward(const K& kernels, int outputs, const char* index_name, 
     return row_loss_backward(KD_KERNELS(name), outputs, index_name,                                         \
                              {student, teacher, index, sparse, class_weight, mask, dim, temperature, scale, \
                               a, b, c, ignore_index},                                                       \
-                             upstream, second, norm, second_norm);                                          \
+                             upstream, second, state, norm, second_norm);                                   \
   }                                                                                                         \
   }                                                                                                         \
   KD_SCHEMA(m) {                                                                                            \
     m.def(#name                                                                                             \
           "(Tensor student, Tensor? teacher, Tensor? index, Tensor? sparse, Tensor? class_weight, "         \
           "Tensor? mask, int[] dim, float temperature, float scale, float a, float b, float c, "            \
-          "int ignore_index, int reduction, bool with_grad) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");  \
+          "int ignore_index, int reduction, bool with_grad) -> (Tensor, Tensor, Tensor, Tensor, Tensor, "   \
+          "Tensor)");                                                                                       \
     m.def(#name                                                                                             \
-          "_backward(Tensor upstream, Tensor? second, Tensor norm, Tensor second_norm, Tensor student, "    \
+          "_backward(Tensor upstream, Tensor? second, Tensor state, Tensor norm, Tensor second_norm, "      \
+          "Tensor student, "                                                                                \
           "Tensor? teacher, Tensor? index, Tensor? sparse, Tensor? class_weight, Tensor? mask, int[] dim, " \
           "float temperature, float scale, float a, float b, float c, int ignore_index) -> Tensor");        \
   }                                                                                                         \

@@ -1,36 +1,17 @@
-// The divergence family on the CPU: walks rows of classes in vectors, whatever the dtype and strides.
-//
-// Two layouts. Lanes are classes: a vector holds neighbouring classes of one row, and lanes merge at the
-// row's end. Lanes are rows: a vector holds one class of neighbouring rows (images with dim=1, or few
-// classes), and nothing merges. Both hand the same blocks to the same loops; a block that is not already
-// plain numbers side by side is copied into a buffer, converted, and padded with -inf, which is a class that
-// cannot occur and so adds nothing.
+// The passes of the divergence family over one block of rows of classes (blocks.h), in vectors.
 #pragma once
 
-#include "../common/convert.h"
-#include "../common/divergence.h"
 #include "../common/level.h"
+#include "blocks.h"
 
 namespace kd {
 namespace {
 
-constexpr int64_t kBlock = 1024;      // classes of a block where lanes are classes
-constexpr int64_t kTileRows = 128;    // rows of a tile where lanes are rows
-constexpr int64_t kTileClasses = 32;  // classes of a block of a tile
-constexpr int64_t kFewClasses = 48;   // up to here lanes are rows even if classes lie side by side
-constexpr int64_t kProbe = 4;         // classes between two looks at whether an item is known to be far
-constexpr int64_t kBuffer = kTileRows * kTileClasses;
+constexpr int64_t kProbe = 4;  // classes between two looks at whether an item is known to be far
 
 // Regimes of a whole vector, beside kFar and kNear: lanes of both; far lanes whose exponentials were not
 // kept.
 constexpr int kMixed = 2, kFarAnew = 3;
-
-// Vectors of classes, `step` numbers apart.
-template <class A>
-struct Block {
-  const A* data;
-  int64_t step;
-};
 
 // What the passes over one block read: `steps` vectors of either side, and their exponentials, kept between
 // passes in vectors `kept_step` apart.
@@ -40,19 +21,6 @@ struct Group {
   A *student_exp, *teacher_exp;
   int64_t kept_step, steps;
 };
-
-inline bool lanes_are_rows(const DivergenceArgs& args, int64_t lanes) {
-  const RowShape& shape = args.shape;
-  const int last = shape.dims - 1;
-  if (shape.size[last] < lanes) return false;
-  const bool apart = args.student.class_stride != 1 || args.teacher.class_stride != 1;
-  return shape.classes <= kFewClasses || (apart && args.student.row_stride[last] == 1);
-}
-
-// Tiles do not cross the end of the last row dimension.
-inline int64_t tiles_of_last_dim(const RowShape& shape) {
-  return (shape.size[shape.dims - 1] + kTileRows - 1) / kTileRows;
-}
 
 template <class V>
 KD_FN V sum_of_lanes(V v) {
@@ -69,57 +37,15 @@ KD_FN V largest_lane(V v) {
 }
 
 template <class F, class A>
-struct Fold {
+struct Fold : Blocks<A> {
   using V = typename VectorOf<A>::Type;
-  static constexpr int64_t kLanes = Number<V>::kLanes;
+  using Blocks<A>::kLanes;
 
-  const DivergenceArgs& args;
   const F formula;
   const V inverse_temperature;
 
   explicit Fold(const DivergenceArgs& a)
-      : args(a), formula{a.param}, inverse_temperature(fill<V>(1 / a.temperature)) {}
-
-  // ---- Blocks
-  // ------------------------------------------------------------------------------------------------------
-
-  // n classes of one row from `first` on.
-  KD_FN Block<A> classes(const RowView& view, int64_t row_at, int64_t first, int64_t n, A* buffer) const {
-    const int64_t at = row_at + first * view.class_stride;
-    if (view.dtype == dtype_of<A>() && view.class_stride == 1 && n % kLanes == 0)
-      return {static_cast<const A*>(view.data) + at, kLanes};
-    read(view.data, view.dtype, at, view.class_stride, n, buffer);
-    for (int64_t i = n; i % kLanes != 0; ++i) buffer[i] = -__builtin_huge_val();
-    return {buffer, kLanes};
-  }
-
-  // Brings numbers that are about to be read (0) or written (1) nearer: tiles are short runs far apart, which
-  // the processor does not foresee. A run that lies outside the tensor does no harm.
-  template <int write>
-  static KD_FN void prefetch(const RowView& view, int64_t at, int64_t numbers) {
-    constexpr int64_t kLine = 64;
-    const int64_t size = view.dtype == DType::kFloat64 ? 8 : view.dtype == DType::kFloat32 ? 4 : 2;
-    const char* first = static_cast<const char*>(view.data) + at * size;
-    for (int64_t b = 0; b < numbers * size; b += kLine) __builtin_prefetch(first + b, write);
-  }
-
-  // n classes of `rows` neighbouring rows; lane l of vector v of a class is row v * kLanes + l. Always
-  // copied: images keep their classes a power of two apart, where they would push one another out of the
-  // cache between the passes.
-  KD_FN Block<A> tile(const RowView& view, int64_t row_at, int64_t rows, int64_t first, int64_t n,
-                      A* buffer) const {
-    const int64_t stride = view.row_stride[args.shape.dims - 1];
-    const int64_t at = row_at + first * view.class_stride;
-    for (int64_t c = 0; c < n; ++c) {
-      prefetch<0>(view, at + c * view.class_stride + rows * stride, rows * stride);  // the next tile
-      read(view.data, view.dtype, at + c * view.class_stride, stride, rows, buffer + c * kTileRows);
-      for (int64_t r = rows; r % kLanes != 0; ++r) buffer[c * kTileRows + r] = -__builtin_huge_val();
-    }
-    return {buffer, kTileRows};
-  }
-
-  // ---- The passes over one block
-  // -----------------------------------------------------------------------------
+      : Blocks<A>{a}, formula{a.param}, inverse_temperature(fill<V>(1 / a.temperature)) {}
 
   // Pass 1; `only`: the item's only block, whose exponentials are kept. Until it is known that the item is
   // far, a few classes at a time.

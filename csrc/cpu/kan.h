@@ -44,6 +44,16 @@ KD_FN void fill_bases(const KanArgs& args, const Feature<K, A>& feature, const A
   }
 }
 
+struct Range {
+  int64_t begin, end;
+  KD_FN int64_t size() const { return end - begin; }
+};
+
+KD_FN Range piece(int64_t item, int64_t size, int64_t total) {
+  const int64_t end = (item + 1) * size;
+  return {item * size, end < total ? end : total};
+}
+
 template <int K, class A>
 KD_FN Feature<K, A> feature_of(const KanArgs& args, int64_t feature) {
   return {static_cast<const A*>(args.grid) + feature * args.knots, args.knots, args.extrapolation};
@@ -56,7 +66,6 @@ KD_FN A* packed_rows(void* packed, const KanArgs& args, const OutTile& tile, int
 }
 
 // ---- Packing: an item is some features of one tile
-// -----------------------------------------------------------------
 
 constexpr int64_t kPackedFeatures = 16;
 

@@ -1,5 +1,6 @@
 // Walks the rows of a loss on the CPU: a row's logits lie side by side in the compute type, in place or
-// copied, padded to whole vectors, and stay in the cache while the formula goes over them.
+// copied, and stay in the cache while the formula goes over them. The last vector, where the row cuts it
+// short, is a padded copy.
 #pragma once
 
 #include <stdlib.h>
@@ -7,6 +8,7 @@
 #include "../common/convert.h"
 #include "../common/level.h"
 #include "../common/row_loss.h"
+#include "lanes.h"
 
 namespace kd {
 namespace {
@@ -24,6 +26,7 @@ class RowWalker {
 
   RowWalker(const RowLossArgs& args, double teacher_padding) : args_(args), padding_(teacher_padding) {
     padded_ = (args.shape.classes + kPadding - 1) / kPadding * kPadding;
+    whole_ = args.shape.classes / kLanes * kLanes;
     memory_ = static_cast<A*>(aligned_alloc(64, sizeof(A) * static_cast<size_t>(padded_) * (4 + kKept)));
     for (int l = 0; l < kLanes; ++l) lane_[l] = l;
     held_ = memory_ + 3 * padded_;
@@ -39,17 +42,20 @@ class RowWalker {
 
   void start(int64_t row) {
     row_ = row;
-    student_ = fetch(args_.student, classes(), memory_, -__builtin_huge_val());
-    teacher_ = args_.teacher.data == nullptr
-                   ? student_
-                   : fetch(args_.teacher, args_.teacher_classes, memory_ + padded_, padding_);
+    student_ = fetch(args_.student, classes(), memory_, -__builtin_huge_val(), student_cut_);
+    if (args_.teacher.data == nullptr) {
+      teacher_ = student_;
+      teacher_cut_ = student_cut_;
+    } else {
+      teacher_ = fetch(args_.teacher, args_.teacher_classes, memory_ + padded_, padding_, teacher_cut_);
+    }
     if (wants_grad()) start_grad(row);
   }
   // For a row that is not read.
   void start_grad(int64_t row) {
     const RowView& view = args_.grad;
     grad_at_ = row_offset(args_.shape, view, row);
-    const bool plain = view.dtype == dtype_of<A>() && view.class_stride == 1 && classes() % kLanes == 0;
+    const bool plain = view.dtype == dtype_of<A>() && view.class_stride == 1;
     grad_ = plain ? static_cast<A*>(view.data) + grad_at_ : memory_ + 2 * padded_;
   }
 
@@ -60,13 +66,18 @@ class RowWalker {
   KD_FN void each(Body body) const {
     Index i = lane_;
     for (int64_t c = 0; c < classes(); c += kLanes, i += kLanes)
-      body(i, load<N>(student_ + c), load<N>(teacher_ + c));
+      body(i, at(student_, student_cut_, c), at(teacher_, teacher_cut_, c));
   }
   template <class Body>
   KD_FN void each_grad(Body body) {
     Index i = lane_;
-    for (int64_t c = 0; c < classes(); c += kLanes, i += kLanes)
-      store(grad_ + c, body(i, load<N>(student_ + c), load<N>(teacher_ + c)));
+    for (int64_t c = 0; c < classes(); c += kLanes, i += kLanes) {
+      const N x = body(i, at(student_, student_cut_, c), at(teacher_, teacher_cut_, c));
+      if (c < whole_)
+        store(grad_ + c, x);
+      else
+        for (int64_t l = 0; c + l < classes(); ++l) grad_[c + l] = x[l];
+    }
   }
   KD_FN void set_grad(int64_t c, A x) { grad_[c] = x; }
 
@@ -91,16 +102,12 @@ class RowWalker {
     for (int l = 0; l < kLanes; ++l) far += distance[l] > kNearLimit;
     return far > 0;
   }
-  KD_FN A sum(N v) const {
-    A total = 0;
-    for (int l = 0; l < kLanes; ++l) total += v[l];
-    return total;
-  }
+  KD_FN A sum(N v) const { return sum_over_lanes(v); }
   KD_FN A largest(N v) const {
-    A most = v[0];
-    for (int l = 1; l < kLanes; ++l) most = v[l] > most ? v[l] : most;
-    return most;
+    return over_lanes(v, [](A a, A b) { return larger(a, b); });
   }
+  // One of those that share the row, to write what belongs to it.
+  KD_FN bool leads() const { return true; }
 
   // ---- A sparse teacher: which classes it holds, and a loop over them
   // ------------------------------------------------
@@ -140,20 +147,28 @@ class RowWalker {
   int64_t index(int64_t k) const { return args_.index[row_ * args_.indices + k]; }
   A sparse(int64_t k) const { return static_cast<const A*>(args_.sparse)[row_ * args_.indices + k]; }
 
-  const A* fetch(const RowView& view, int64_t n, A* buffer, double padding) const {
+  KD_FN N at(const A* row, const N& cut, int64_t c) const { return c < whole_ ? load<N>(row + c) : cut; }
+
+  // A row's n logits, and in `cut` the last of them, padded; the classes behind the n-th are padding too.
+  const A* fetch(const RowView& view, int64_t n, A* buffer, double padding, N& cut) const {
     const int64_t at = row_offset(args_.shape, view, row_);
-    if (view.dtype == dtype_of<A>() && view.class_stride == 1 && n == classes() && n % kLanes == 0)
-      return static_cast<const A*>(view.data) + at;
-    read(view.data, view.dtype, at, view.class_stride, n, buffer);
-    for (int64_t c = n; c < padded_; ++c) buffer[c] = static_cast<A>(padding);
-    return buffer;
+    const A* row = static_cast<const A*>(view.data) + at;
+    if (view.dtype != dtype_of<A>() || view.class_stride != 1 || n != classes()) {
+      read(view.data, view.dtype, at, view.class_stride, n, buffer);
+      for (int64_t c = n; c < padded_; ++c) buffer[c] = static_cast<A>(padding);
+      row = buffer;
+    }
+    cut = fill<N>(padding);
+    for (int64_t l = 0; whole_ + l < classes(); ++l) cut[l] = row[whole_ + l];
+    return row;
   }
 
   const RowLossArgs& args_;
   const double padding_;
-  int64_t padded_, row_ = 0, grad_at_ = 0;
+  int64_t padded_, whole_, row_ = 0, grad_at_ = 0;
   A *memory_, *held_, *grad_ = nullptr;
   const A *student_ = nullptr, *teacher_ = nullptr;
+  N student_cut_, teacher_cut_;
   Index lane_ = {};
 };
 

@@ -37,11 +37,29 @@ struct Segment {
   }
 };
 
+// Every lane gets the one `distance` away from it added.
+template <int distance, class V>
+KD_FN V add_partner(V v) {
+  using Int = typename Number<V>::Int;
+  struct Partners {
+    decltype(Int{}[0] + 0) lane[Number<V>::kLanes];
+    constexpr Partners() : lane{} {
+      for (int l = 0; l < Number<V>::kLanes; ++l) lane[l] = l ^ distance;
+    }
+  };
+  static constexpr Partners kPartners;
+  Int partner;
+  __builtin_memcpy(&partner, kPartners.lane, sizeof partner);
+  return v + __builtin_shuffle(v, partner);
+}
+
+// By halves: a chain of additions lane after lane would wait for each of them.
 template <class V>
 KD_FN ScalarOf<V> total_of_lanes(V v) {
-  ScalarOf<V> sum = 0;
-  for (int l = 0; l < Number<V>::kLanes; ++l) sum += v[l];
-  return sum;
+  if constexpr (Number<V>::kLanes > 8) v = add_partner<8>(v);
+  if constexpr (Number<V>::kLanes > 4) v = add_partner<4>(v);
+  if constexpr (Number<V>::kLanes > 2) v = add_partner<2>(v);
+  return add_partner<1>(v)[0];
 }
 
 template <class N>

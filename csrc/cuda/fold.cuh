@@ -1,122 +1,19 @@
-// Rows of classes on the GPU: who works on a row, and how its numbers get in and out.
-//
-// Team: the threads that share one row (a power of two lanes of a warp, or a whole block), and their
-// reductions: lanes by shuffles, then warps through shared memory; always in the same order, so that results
-// do not depend on timing. Layout: how a team's threads read and write the classes of a row, a chunk of
-// kElements numbers at a time.
+// Rows of classes on the GPU: how a team's threads read and write the classes of a row, a chunk of kElements
+// numbers at a time.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include "../common/divergence.h"
-#include "launch.cuh"
+#include "stored.cuh"
+#include "team.cuh"
 
 namespace kd {
 namespace {
-
-constexpr int kMaxReduced = 3;  // numbers that Team reduces in one call, at most
-constexpr int kMaxWarps = 32;
-
-template <class A>
-class Team {
- public:
-  // size: 1, 2, 4, ... 32 or blockDim.x, which is a power of two.
-  KD_DEVICE explicit Team(int size) : size_(size) {}
-
-  KD_DEVICE int size() const { return size_; }
-  KD_DEVICE int rank() const { return threadIdx.x & (size_ - 1); }
-  KD_DEVICE int number_in_block() const { return threadIdx.x / size_; }
-  KD_DEVICE int64_t first_row() const { return blockIdx.x * teams_in_block() + number_in_block(); }
-  KD_DEVICE int64_t row_step() const { return gridDim.x * teams_in_block(); }
-
-  // Every thread of the team gets the result; all of them must call.
-  template <int n>
-  KD_DEVICE void sum(A (&x)[n]) {
-    combine(x, [](A a, A b) { return a + b; }, A(0));
-  }
-  template <int n>
-  KD_DEVICE void largest(A (&x)[n]) {
-    combine(x, [](A a, A b) { return larger(a, b); }, minus_infinity<A>());
-  }
-
- private:
-  static constexpr int kSlots = kMaxWarps * kMaxReduced;
-
-  KD_DEVICE int64_t teams_in_block() const { return blockDim.x / size_; }
-  KD_DEVICE unsigned mask() const {
-    if (size_ >= kWarpThreads) return kWholeWarp;
-    return ((1u << size_) - 1) << (threadIdx.x % kWarpThreads & ~(size_ - 1));
-  }
-
-  template <int n, class Join>
-  KD_DEVICE void butterfly(A (&x)[n], Join join, int width) const {
-    const unsigned lanes = mask();
-    for (int distance = width / 2; distance > 0; distance /= 2) {
-      for (int i = 0; i < n; ++i) x[i] = join(x[i], __shfl_xor_sync(lanes, x[i], distance));
-    }
-  }
-
-  // [2 * kSlots]: one array, whatever is reduced.
-  KD_DEVICE static A* slots() {
-    KD_SHARED(A, slot, 2 * kSlots);
-    return slot;
-  }
-
-  template <int n, class Join>
-  KD_DEVICE void combine(A (&x)[n], Join join, A none) {
-    static_assert(n <= kMaxReduced);
-    butterfly(x, join, size_ < kWarpThreads ? size_ : kWarpThreads);
-    if (size_ <= kWarpThreads) return;
-    const int lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads;
-    A* slot = slots() + half_ * kSlots;
-    if (lane == 0) {
-      for (int i = 0; i < n; ++i) slot[warp * n + i] = x[i];
-    }
-    __syncthreads();
-    const int warps = blockDim.x / kWarpThreads;
-    for (int i = 0; i < n; ++i) x[i] = lane < warps ? slot[lane * n + i] : none;
-    butterfly(x, join, kWarpThreads);
-    // The next call writes the other half, and the one after that comes behind a barrier which every reader
-    // of this half has passed.
-    half_ ^= 1;
-  }
-
-  const int size_;
-  int half_ = 0;
-};
 
 // V neighbouring numbers that move in one instruction.
 template <class T, int V>
 struct alignas(sizeof(T) * V) Pack {
   T item[V];
 };
-
-KD_DEVICE float to_number(float x) { return x; }
-KD_DEVICE double to_number(double x) { return x; }
-KD_DEVICE float to_number(__half x) { return __half2float(x); }
-KD_DEVICE float to_number(__nv_bfloat16 x) { return __bfloat162float(x); }
-
-template <class T, class A>
-KD_DEVICE T to_stored(A x) {
-  return static_cast<T>(x);
-}
-template <>
-KD_DEVICE __half to_stored<__half, float>(float x) {
-  return __float2half_rn(x);
-}
-template <>
-KD_DEVICE __half to_stored<__half, double>(double x) {
-  return __float2half_rn(static_cast<float>(x));
-}
-template <>
-KD_DEVICE __nv_bfloat16 to_stored<__nv_bfloat16, float>(float x) {
-  return __float2bfloat16_rn(x);
-}
-template <>
-KD_DEVICE __nv_bfloat16 to_stored<__nv_bfloat16, double>(double x) {
-  return __float2bfloat16_rn(static_cast<float>(x));
-}
 
 // Classes side by side, in 16-byte packs, every tensor of dtype T. A row need not begin at a multiple of 16
 // bytes: packs are counted from the last such address before it, `lead` numbers earlier, and what lies

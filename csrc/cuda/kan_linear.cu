@@ -13,7 +13,6 @@ constexpr int kFeatures = 16;  // at once
 constexpr int kPoints = 128;   // samples at once, where a block has one feature
 
 // ---- Packing
-// -----------------------------------------------------------------------------------------------------------
 
 // Which edge and row a packed number is.
 struct Place {
@@ -67,7 +66,6 @@ __global__ void __launch_bounds__(kThreads) unpack(KanArgs args) {
 }
 
 // ---- Forward and gradient of x
-// -----------------------------------------------------------------------------------------
 
 // A block: kSamples samples and one tile; a thread: one output and every second sample.
 template <int K, class A>
@@ -127,7 +125,6 @@ __global__ void __launch_bounds__(kThreads) input_grad(KanArgs args) {
 }
 
 // ---- Gradient of the weights
-// -------------------------------------------------------------------------------------------
 
 // A block: one feature, one tile, one split of the samples; a thread: one output.
 template <int K, class A>

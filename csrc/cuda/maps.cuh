@@ -2,7 +2,8 @@
 #pragma once
 
 #include "../common/maps.h"
-#include "fold.cuh"
+#include "stored.cuh"
+#include "team.cuh"
 
 namespace kd {
 namespace {
@@ -49,13 +50,6 @@ KD_DEVICE A number_at(const MapView& view, int64_t b, int64_t p, int64_t c) {
 template <class A>
 KD_DEVICE void put_number(const MapView& view, int64_t b, int64_t p, int64_t c, A x) {
   write_number(view.data, view.dtype, offset_of(view, b, p, c), x);
-}
-
-template <class A>
-KD_DEVICE A sum_of_warp(A x) {
-  for (int distance = kWarpThreads / 2; distance > 0; distance /= 2)
-    x += __shfl_xor_sync(kWholeWarp, x, distance);
-  return x;
 }
 
 }  // namespace

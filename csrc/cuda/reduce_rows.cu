@@ -3,7 +3,7 @@
 // Two launches where there are many rows: each block of the first sums kRowsOfBlock rows and leaves the
 // result in place of the first of them; one block sums those. The order depends on the number of rows alone.
 #include "../common/rows.h"
-#include "fold.cuh"
+#include "team.cuh"
 
 namespace kd {
 namespace {

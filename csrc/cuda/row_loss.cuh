@@ -118,6 +118,9 @@ class RowWalker {
     return one[0];
   }
 
+  // One of those that share the row, to write what belongs to it.
+  KD_DEVICE bool leads() const { return team_.rank() == 0; }
+
   // ---- A sparse teacher ---------------------------------------------------------------------------
 
   KD_DEVICE void hold(bool on) {

@@ -82,9 +82,7 @@ class ClassMeans(nn.Module):
         """Adds embeddings [N, D] with classes [N]."""
         if isinstance(features, Tensor) and (features.dim() != 2 or features.size(1) != self.dim):
             raise ValueError(f"features must be [rows, {self.dim}], got shape {tuple(features.shape)}")
-        sums, counts = KF.class_sums(
-            features.double() if isinstance(features, Tensor) else features, target, self.num_classes
-        )
+        sums, counts = KF.class_sums(features, target, self.num_classes, dtype=torch.float64)
         self.sums += sums
         self.counts += counts
 

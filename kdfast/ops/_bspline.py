@@ -16,7 +16,6 @@ EXTRAPOLATIONS = {"zero": 0, "linear": 1, "clamp": 2}
 
 
 # ---- Checks
-# ----------------------------------------------------------------------------------------------------------
 
 
 def check_degree(degree: object) -> int:
@@ -69,7 +68,6 @@ def check_knots(grid: Tensor, degree: int) -> None:
 
 
 # ---- The definition
-# --------------------------------------------------------------------------------------------------
 
 
 def basis_definition(x: Tensor, grid: Tensor, degree: int, derivative: int, extrapolation: int) -> Tensor:

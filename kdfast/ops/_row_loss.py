@@ -3,11 +3,12 @@
 Their schema is one: see csrc/common/row_loss_op.h. One value and a scalar reduction: the gradient is made in
 the forward pass (not in float16, where it would underflow before a loss scaler's factor is known). Two
 values, whose upstream factors are not known then, or one value per row: the backward pass goes over the
-inputs again.
+inputs again, with the few numbers a row (`state`) that some losses keep.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -51,17 +52,15 @@ class RowLoss(Function):
     @staticmethod
     def setup_context(ctx, inputs, output):
         *tensors, name, kernels, options, _, with_grad = inputs
-        value, second, grad, norm, second_norm = output
+        value, second, grad, state, norm, second_norm = output
         ctx.two = second_norm.dim() == 0
-        ctx.mark_non_differentiable(
-            *((grad, norm, second_norm) if ctx.two else (second, grad, norm, second_norm))
-        )
+        ctx.mark_non_differentiable(*(() if ctx.two else (second,)), grad, state, norm, second_norm)
         ctx.set_materialize_grads(False)
         ctx.name, ctx.kernels, ctx.options, ctx.with_grad = name, kernels, options, with_grad
         if with_grad:
             ctx.save_for_backward(grad, norm)
         else:
-            ctx.save_for_backward(norm, second_norm, value, second, *tensors)
+            ctx.save_for_backward(state, norm, second_norm, value, second, *tensors)
 
     @staticmethod
     @once_differentiable
@@ -72,14 +71,14 @@ class RowLoss(Function):
         if ctx.with_grad:
             grad, norm = ctx.saved_tensors
             return scale_grad(grad, upstream * norm, ctx.kernels), *nothing
-        norm, second_norm, value, second, *tensors = ctx.saved_tensors
+        state, norm, second_norm, value, second, *tensors = ctx.saved_tensors
         if upstream is None:
             upstream = torch.zeros_like(value)
         if ctx.two and second_upstream is None:
             second_upstream = torch.zeros_like(second)
         op = getattr(backend.ops(ctx.kernels), ctx.name + "_backward")
         return op(
-            upstream, second_upstream if ctx.two else None, norm, second_norm, *tensors, *ctx.options
+            upstream, second_upstream if ctx.two else None, state, norm, second_norm, *tensors, *ctx.options
         ), *nothing
 
 
@@ -128,8 +127,11 @@ def padded_weight(weight: Tensor, compute: torch.dtype) -> Tensor:
     return torch.nn.functional.pad(weight.detach().to(compute), (0, missing))
 
 
-def register_fakes(name: str, outputs: int = 1) -> None:
-    """Fake kernels of torch.ops.kdfast.<name> and <name>_backward, where the native library has them."""
+def register_fakes(name: str, outputs: int = 1, state: int = 0) -> None:
+    """Fake kernels of torch.ops.kdfast.<name> and <name>_backward, where the native library has them.
+
+    state: numbers that the op keeps of a row.
+    """
 
     def fake(student, teacher, index, sparse, weight, mask, dim, *rest):
         reduction, with_grad = rest[-2:]
@@ -139,10 +141,11 @@ def register_fakes(name: str, outputs: int = 1) -> None:
         value = lambda: new(sizes if reduction == 0 else ())  # noqa: E731
         grad = torch.empty_like(student) if with_grad else new(0)
         two = outputs == 2
-        return value(), value() if two else new(0), grad, new(()), new(()) if two else new(0)
+        kept = new((math.prod(sizes), state))
+        return value(), value() if two else new(0), grad, kept, new(()), new(()) if two else new(0)
 
     register_fake(name, fake)
     register_fake(
         f"{name}_backward",
-        lambda upstream, second, norm, second_norm, student, *_: torch.empty_like(student),
+        lambda upstream, second, state, norm, second_norm, student, *_: torch.empty_like(student),
     )

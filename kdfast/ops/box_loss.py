@@ -10,8 +10,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kdfast import backend
 from kdfast.ops import _check, _check_features
 from kdfast.ops._divergence import compute_type, reduce_reference
+from kdfast.ops._fake import register_fake
+from kdfast.ops._function import Function
+from kdfast.ops._once import once_differentiable
+from kdfast.ops._pairs import makes_gradient
+from kdfast.ops.scale_grad import scale_grad
 
 # Areas (of the unit square) up to here count as none: I/U and (C - U)/C are then 0, without gradient.
 _EMPTY = 1e-12
@@ -64,6 +70,35 @@ def _share(part: Tensor, whole: Tensor) -> Tensor:
     return torch.where(empty, 0, part / torch.where(empty, 1, whole))
 
 
+class BoxLoss(Function):
+    """The ops box_loss and box_loss_backward of a backend, over boxes [N, 4]."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(student, teacher, weight, kernels, l1, giou, scale, by_weights, reduce, with_grad):
+        op = backend.ops(kernels).box_loss
+        return op(student, teacher, weight, l1, giou, scale, by_weights, reduce, with_grad)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        student, teacher, weight, ctx.kernels, *ctx.options, _, ctx.with_grad = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+        ctx.name = "box_loss"
+        ctx.save_for_backward(*((output[1],) if ctx.with_grad else (student, teacher, weight)))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_value, *_):
+        if grad_value is None:
+            return (None,) * 10
+        if ctx.with_grad:
+            return scale_grad(*ctx.saved_tensors, grad_value, ctx.kernels), *(None,) * 9
+        op = backend.ops(ctx.kernels).box_loss_backward
+        return op(grad_value, *ctx.saved_tensors, *ctx.options), *(None,) * 9
+
+
 def box_loss(
     student_boxes: Tensor,
     teacher_boxes: Tensor,
@@ -99,10 +134,42 @@ def box_loss(
         _check_features.shape("weight", weight, rows, "one number per row")
         _check.same_device("weight", weight, "student_boxes", student_boxes)
     l1, giou = _check_features.not_negative("l1", l1), _check_features.not_negative("giou", giou)
-    _check.reduction(reduction)
-    counted = None if weight is None else weight != 0
-    for name, x in (("student_boxes", student_boxes), ("teacher_boxes", teacher_boxes)):
-        _check_features.box_contents(name, x, counted)
-    return box_loss_reference(
-        student_boxes, teacher_boxes, weight=weight, l1=l1, giou=giou, reduction=reduction
-    )
+    code = _check.reduction(reduction)
+    kernels = backend.of(student_boxes, "box_loss")
+    if kernels == "reference" or student_boxes.numel() == 0:
+        counted = None if weight is None else weight != 0
+        for name, x in (("student_boxes", student_boxes), ("teacher_boxes", teacher_boxes)):
+            _check_features.box_contents(name, x, counted)
+        return box_loss_reference(
+            student_boxes, teacher_boxes, weight=weight, l1=l1, giou=giou, reduction=reduction
+        )
+    if weight is not None:
+        weight = weight.detach().to(compute_type(student_boxes, teacher_boxes)).reshape(-1).contiguous()
+    by_weights = reduction == "mean" and weight is not None
+    divisor = {"batchmean": rows[0] if rows else 1, "mean": 1 if by_weights else rows.numel()}
+    value = BoxLoss.apply(
+        student_boxes.reshape(-1, 4),
+        teacher_boxes.detach().reshape(-1, 4),
+        weight,
+        kernels,
+        l1,
+        giou,
+        1 / divisor.get(reduction, 1),
+        by_weights,
+        code != 0,
+        code != 0 and makes_gradient(student_boxes),
+    )[0]
+    return value if code else value.reshape(rows)
+
+
+# ---- Fake kernels ----------------------------------------------------------------------------------------
+
+
+def _fake(student, teacher, weight, l1, giou, scale, by_weights, reduce, with_grad):
+    compute = compute_type(student, teacher)
+    grad = torch.empty_like(student) if with_grad else student.new_empty(0, dtype=compute)
+    return student.new_empty(() if reduce else student.shape[:1], dtype=compute), grad
+
+
+register_fake("box_loss", _fake)
+register_fake("box_loss_backward", lambda up, student, *_: torch.empty_like(student))

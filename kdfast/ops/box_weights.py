@@ -13,7 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from kdfast import backend
 from kdfast.ops import _check, _check_features
+from kdfast.ops._fake import register_fake
 
 _SLACK = 1e-3  # of a cell: a corner this near a cell's border lies on it
 
@@ -106,8 +108,14 @@ def box_weights(
         _check.tensor("mask", mask)
         _check_features.shape("mask", mask, (len(boxes), tokens), "[batch, tokens]")
     joined = torch.cat([b.detach().float() for b in boxes]) if boxes else torch.zeros(0, 4)
-    _check_features.box_contents("boxes", joined)
-    return box_weights_reference(joined, [b.size(0) for b in boxes], shapes, alpha, beta, mask, dtype)
+    counts = [b.size(0) for b in boxes]
+    kernels = backend.of(joined, "box_weights")
+    if kernels == "reference" or not boxes or not tokens:
+        _check_features.box_contents("boxes", joined)
+        return box_weights_reference(joined, counts, shapes, alpha, beta, mask, dtype)
+    mask = None if mask is None else (mask != 0).contiguous()
+    sizes = [n for shape in shapes for n in shape]
+    return backend.ops(kernels).box_weights(joined, counts, sizes, alpha, beta, mask, dtype == torch.float64)
 
 
 def check_boxes(boxes: object, shapes: object) -> int:
@@ -125,3 +133,14 @@ def check_boxes(boxes: object, shapes: object) -> int:
         if len(s) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in s):
             raise ValueError(f"shapes must hold (height, width) of 1 or more, got {tuple(s)}")
     return sum(h * w for h, w in shapes)
+
+
+# ---- Fake kernel -----------------------------------------------------------------------------------------
+
+
+def _fake(boxes, counts, shapes, alpha, beta, mask, wide):
+    tokens = sum(h * w for h, w in zip(shapes[::2], shapes[1::2], strict=True))
+    return boxes.new_empty((len(counts), tokens), dtype=torch.float64 if wide else torch.float32)
+
+
+register_fake("box_weights", _fake)

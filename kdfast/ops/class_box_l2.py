@@ -6,9 +6,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from kdfast import backend
 from kdfast.ops import _check, _check_features
 from kdfast.ops._divergence import compute_type
 from kdfast.ops._features import attached_zero
+from kdfast.ops._pairs import register_row_pairs, row_pairs
 
 
 def class_box_l2_reference(student: Tensor, teacher: Tensor) -> Tensor:
@@ -36,7 +38,10 @@ def class_box_l2(student: Tensor, teacher: Tensor) -> Tensor:
     check_old_classes(student, teacher, 3, "[proposals, classes, 4]")
     if student.size(2) != 4:
         raise ValueError(f"student must hold 4 deltas a class, got shape {tuple(student.shape)}")
-    return class_box_l2_reference(student, teacher)
+    kernels = backend.of(student, "class_box_l2")
+    if kernels == "reference" or student.size(0) == 0 or teacher.size(1) < 2:
+        return class_box_l2_reference(student, teacher)
+    return row_pairs("class_box_l2", kernels, student, teacher)
 
 
 def check_old_classes(student: object, teacher: object, ndim: int, meaning: str) -> None:
@@ -54,3 +59,6 @@ def check_old_classes(student: object, teacher: object, ndim: int, meaning: str)
             f"got {tuple(student.shape)} and {tuple(teacher.shape)}"
         )
     _check.same_device("student", student, "teacher", teacher)
+
+
+register_row_pairs("class_box_l2")

@@ -5,8 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kdfast import backend
 from kdfast.ops import _check, _check_features
+from kdfast.ops._fake import register_fake
 from kdfast.ops._features import attached_zero, divide
+from kdfast.ops._function import Function
+from kdfast.ops._once import once_differentiable
+from kdfast.ops._pairs import makes_gradient
+from kdfast.ops.scale_grad import scale_grad
 
 FORMS = ("ratio_of_sums", "pairwise_mean")
 # Masks that training shrinks reach 1e-25, whose squares are no float32 numbers any more. The overlap does not
@@ -36,6 +42,34 @@ def _mass(square: Tensor) -> Tensor:
     return torch.where(square < SMALLEST_SQUARE, 0, square)
 
 
+class DiceDiversity(Function):
+    """The ops dice_diversity and dice_diversity_backward of a backend, over masks [B, P, M]."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(masks, kernels, pairwise, with_grad):
+        return backend.ops(kernels).dice_diversity(masks, pairwise, with_grad)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        masks, ctx.kernels, ctx.pairwise, ctx.with_grad = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+        ctx.name = "dice_diversity"
+        ctx.save_for_backward(output[1] if ctx.with_grad else masks)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_value, *_):
+        if grad_value is None:
+            return (None,) * 4
+        if ctx.with_grad:
+            return scale_grad(*ctx.saved_tensors, grad_value, ctx.kernels), *(None,) * 3
+        op = backend.ops(ctx.kernels).dice_diversity_backward
+        return op(grad_value, *ctx.saved_tensors, ctx.pairwise), *(None,) * 3
+
+
 def dice_diversity(masks: Tensor, *, form: str = "ratio_of_sums") -> Tensor:
     """Dice overlap of every sample's masks with one another; 0 where nothing overlaps.
 
@@ -57,4 +91,21 @@ def dice_diversity(masks: Tensor, *, form: str = "ratio_of_sums") -> Tensor:
     if masks.dim() < 2:
         raise ValueError(f"masks must be [batch, masks, ...], got shape {tuple(masks.shape)}")
     _check_features.option("form", form, FORMS)
-    return dice_diversity_reference(masks, form=form)
+    kernels = backend.of(masks, "dice_diversity")
+    if kernels == "reference" or masks.numel() == 0 or masks.size(1) < 2:
+        return dice_diversity_reference(masks, form=form)
+    maps = masks.flatten(2) if masks.dim() > 2 else masks.unsqueeze(-1)
+    return DiceDiversity.apply(maps.mT, kernels, form == "pairwise_mean", makes_gradient(masks))[0]
+
+
+# ---- Fake kernels ----------------------------------------------------------------------------------------
+
+
+def _fake(masks, pairwise, with_grad):
+    compute = torch.float64 if masks.dtype == torch.float64 else torch.float32
+    grad = torch.empty_like(masks) if with_grad else masks.new_empty(0, dtype=compute)
+    return masks.new_empty((), dtype=compute), grad
+
+
+register_fake("dice_diversity", _fake)
+register_fake("dice_diversity_backward", lambda up, masks, pairwise: torch.empty_like(masks))

@@ -10,6 +10,10 @@ from torch import Tensor
 from kdfast import backend
 from kdfast.ops import _check
 from kdfast.ops._definition import compute_type, keep, possible
+from kdfast.ops._divergence import one_class_dim
+from kdfast.ops._fake import register_fake
+from kdfast.ops._function import Function
+from kdfast.ops._once import once_differentiable
 
 EPS = 1e-8
 
@@ -36,6 +40,38 @@ def _correlation(x: Tensor, y: Tensor, dim: int) -> Tensor:
     """Pearson's correlation of centred numbers; 0 where one of them is constant."""
     norms = torch.linalg.vector_norm(x, dim=dim) * torch.linalg.vector_norm(y, dim=dim)
     return (x * y).sum(dim) / (norms + EPS)
+
+
+class DistLoss(Function):
+    """The ops dist_loss and dist_loss_backward of a backend, as one differentiable function of the student.
+
+    The forward pass keeps six numbers a row and four a class. A gradient made there would be no cheaper: it
+    needs the classes' correlations, so that student and teacher are read once more in any case.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(student, teacher, kernels, temperature, beta, gamma):
+        return backend.ops(kernels).dist_loss(student, teacher, temperature, beta, gamma)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        student, teacher, ctx.kernels, *ctx.options = inputs
+        _, *state = output
+        ctx.mark_non_differentiable(*state)
+        ctx.set_materialize_grads(False)
+        ctx.name = "dist_loss"
+        ctx.save_for_backward(student, teacher, *state)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_value, *_):
+        nothing = (None,) * 5
+        if grad_value is None:
+            return None, *nothing
+        op = backend.ops(ctx.kernels).dist_loss_backward
+        return op(grad_value, *ctx.saved_tensors, *ctx.options), *nothing
 
 
 def dist_loss(
@@ -66,5 +102,23 @@ def dist_loss(
         raise ValueError(f"student must be [samples, classes], got shape {tuple(student.shape)}")
     beta, gamma = _check.number("beta", beta), _check.number("gamma", gamma)
     temperature = _check.positive("temperature", temperature)
-    backend.of(student, "dist_loss")
-    return dist_loss_reference(student, teacher, beta=beta, gamma=gamma, temperature=temperature)
+    kernels = backend.of(student, "dist_loss")
+    if kernels == "reference":
+        return dist_loss_reference(student, teacher, beta=beta, gamma=gamma, temperature=temperature)
+    student, teacher, _ = one_class_dim(student, teacher.detach(), (student.dim() - 1,))
+    return DistLoss.apply(student, teacher, kernels, temperature, beta, gamma)[0]
+
+
+# ---- Fake kernels ----------------------------------------------------------------------------------------
+
+_ROW, _COLUMN = 6, 4  # numbers kept of a row and of a class
+
+
+def _fake(student, teacher, *_):
+    new = lambda *shape: student.new_empty(shape, dtype=compute_type(student, teacher))  # noqa: E731
+    classes = student.size(-1)
+    return new(), new(_ROW, student.numel() // classes), new(_COLUMN, classes), new()
+
+
+register_fake("dist_loss", _fake)
+register_fake("dist_loss_backward", lambda upstream, student, *_: torch.empty_like(student))

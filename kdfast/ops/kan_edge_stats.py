@@ -131,7 +131,6 @@ class _EdgeStatsBackward(Function):
 
 
 # ---- Fake kernels
-# ----------------------------------------------------------------------------------------------------
 
 
 def _fake(x, coef, grid, degree, scale, base_weight, extrapolation):

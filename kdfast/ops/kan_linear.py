@@ -163,7 +163,6 @@ def layer_grad_mask(wanted: int, has_scale: bool, has_base: bool) -> tuple[bool,
 
 
 # ---- Fake kernels
-# ----------------------------------------------------------------------------------------------------
 
 
 def _fake(x, coef, grid, degree, scale, base_weight, extrapolation):

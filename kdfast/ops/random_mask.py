@@ -12,7 +12,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kdfast import backend
 from kdfast.ops import _check, _check_features
+from kdfast.ops._fake import register_fake
+from kdfast.ops._function import Function
 
 OVER = ("positions", "channels")
 _WORD = 0xFFFFFFFF
@@ -52,7 +55,32 @@ def random_mask_reference(x: Tensor, state: Tensor, ratio: float, over: str = "p
     for n in shape:
         count *= n
     words = philox(torch.arange(count, device=x.device), state).reshape(shape)
-    return torch.where(words >= int(ratio * 2**32), x, 0)
+    return torch.where(words >= _threshold(ratio), x, 0)
+
+
+def _threshold(ratio: float) -> int:
+    return int(ratio * 2**32)
+
+
+class RandomMask(Function):
+    """The op random_mask of a backend, over [B, C, P]. It is linear: the gradient goes through the op
+    itself, with the same mask, drawn again.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x, state, kernels, threshold, over_channels):
+        return backend.ops(kernels).random_mask(x, state, threshold, over_channels)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        _, state, *ctx.options = inputs
+        ctx.save_for_backward(state)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return RandomMask.apply(grad, *ctx.saved_tensors, *ctx.options), *(None,) * 4
 
 
 def random_mask(x: Tensor, ratio: float, *, over: str = "positions", state: Tensor | None = None) -> Tensor:
@@ -80,4 +108,13 @@ def random_mask(x: Tensor, ratio: float, *, over: str = "positions", state: Tens
     _check_features.integers("state", state)
     _check_features.shape("state", state, (2,), "seed and offset")
     _check.same_device("state", state, "x", x)
-    return random_mask_reference(x, state.long(), ratio, over)
+    kernels = backend.of(x, "random_mask")
+    if kernels == "reference" or x.numel() == 0:
+        return random_mask_reference(x, state.long(), ratio, over)
+    state = state.long().contiguous()
+    flat = x.flatten(2) if x.dim() > 2 else x.unsqueeze(-1)
+    out = RandomMask.apply(flat, state, kernels, _threshold(ratio), over == "channels")
+    return out.reshape(x.shape)
+
+
+register_fake("random_mask", lambda x, state, threshold, over_channels: torch.empty_like(x))

@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from kdfast import backend
 from kdfast.ops._divergence import compute_type
 from kdfast.ops._features import attached_zero
+from kdfast.ops._pairs import register_row_pairs, row_pairs
 from kdfast.ops.class_box_l2 import check_old_classes
 
 
@@ -36,8 +37,10 @@ def soft_bce(student: Tensor, teacher: Tensor) -> Tensor:
     Raises TypeError, ValueError or RuntimeError for bad input, before anything runs.
     """
     check_old_classes(student, teacher, 4, "[proposals, classes, height, width]")
-    if student.numel() == 0:
+    kernels = backend.of(student, "soft_bce")
+    if kernels == "reference" or student.numel() == 0:
         return soft_bce_reference(student, teacher)
-    compute = compute_type(student, teacher)
-    x, y = student[:, : teacher.size(1)].to(compute), teacher.detach().to(compute).sigmoid()
-    return F.binary_cross_entropy_with_logits(x, y)  # half the passes over memory of the definition's
+    return row_pairs("soft_bce", kernels, student, teacher)
+
+
+register_row_pairs("soft_bce")

@@ -6,15 +6,17 @@ import os
 import re
 import resource
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import TensorDataset
 
 import kdfast
 from kdfast.recipes.common import data, digits
-from kdfast.recipes.common.callbacks import AtomicCheckpoints, read_checkpoint
+from kdfast.recipes.common.callbacks import AgreeOnBuffers, AtomicCheckpoints, read_checkpoint
 from kdfast.recipes.common.clock import compare
 from kdfast.recipes.common.errors import UserError
 from kdfast.recipes.common.folder import RunFolder
@@ -162,6 +164,21 @@ def test_sampler_shares_samples_out_by_epoch():
         orders.append([list(sampler) for sampler in shares])
         assert sorted(sum(orders[-1], [])) == list(range(10))
     assert orders[0] != orders[1]
+
+
+def agree(rank, file):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    layer = nn.BatchNorm1d(3)
+    layer.running_mean.fill_(rank + 1)
+    AgreeOnBuffers().on_train_end(SimpleNamespace(world_size=2), layer)
+    assert layer.running_mean.tolist() == [1, 1, 1]
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_processes_agree_on_batch_statistics(tmp_path):
+    """What the main one saves, the others go on with: a resumed run reads it in all of them."""
+    torch.multiprocessing.spawn(agree, (str(tmp_path / "meeting"),), nprocs=2)
 
 
 def test_unreadable_samples_are_named_or_left_out():

@@ -20,12 +20,14 @@ from kdfast.recipes.common.parse import parse
 from kdfast.recipes.dho import UNLABELED, DualHead, HeadedStudent, SingleHead, recipe
 from kdfast.recipes.dho.batches import PairBatches, PartlyLabeled
 from kdfast.recipes.dho.calibration import calibration_error, reliability
+from kdfast.recipes.dho.share import loss_share
 from kdfast.recipes.dho.teacher import Prepare
 from kdfast.recipes.dho.training import DualDistilled, distiller, gradient_cosine
 
 transformers = pytest.importorskip("transformers", reason="the Python module transformers is not installed")
 SMALL = ["--data", "digits", "--label-share", "0.1", "--seeds", "1", "--epochs", "2", "--batch-size", "128"]
-SMALL += ["--student", "cifar_resnet8", "--image-size", "8", "--device", "cpu", "--progress", "none"]
+SMALL += ["--alpha", "-1", "--beta", "-1", "--student", "cifar_resnet8", "--image-size", "8"]
+SMALL += ["--device", "cpu", "--progress", "none"]
 
 
 @pytest.fixture(scope="session")
@@ -206,6 +208,7 @@ def test_weights_hold_both_heads(straight):
 def test_numbers_are_chosen_on_validation(straight):
     found = json.loads((straight / "checkpoint" / "distilled-0-test.json").read_text())
     assert set(found) == {"accuracy", "alpha", "beta", "heads"}
+    assert found["alpha"] in dho.ALPHAS and found["beta"] in dho.BETAS
     report = (straight / "report.html").read_text()
     for part in (
         "Validation accuracy over alpha and beta",
@@ -214,6 +217,13 @@ def test_numbers_are_chosen_on_validation(straight):
         "The two heads",
     ):
         assert part in report
+
+
+def test_alpha_and_beta_are_the_papers_for_each_kind_of_run():
+    """0.5 and 0.5 with a share of the labels, searched with shots; what is given stands."""
+    assert [(o.alpha, o.beta) for o in (recipe.Options(), recipe.Options(shots=4))] == [(0.5, 0.5), (-1, -1)]
+    given = recipe.Options(alpha=0.3, beta=2.0, shots=4)
+    assert (given.alpha, given.beta) == (0.3, 2.0)
 
 
 @pytest.mark.slow
@@ -276,7 +286,7 @@ def test_measuring_the_share_leaves_the_student_alone(straight, clip, monkeypatc
     study.seed(0)
     before = {key: value.clone() for key, value in study.networks["distilled"].state_dict().items()}
     monkeypatch.setattr(study.out, "result", lambda name, compute: compute())
-    study.share()
+    loss_share(study)
     after = study.networks["distilled"].state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before)
 

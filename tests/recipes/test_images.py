@@ -14,7 +14,7 @@ from torch import nn
 
 import kdfast
 from kdfast.cli import main
-from kdfast.recipes.common import augment, image_set, models
+from kdfast.recipes.common import augment, image_set, models, network_parts
 from kdfast.recipes.common.errors import UserError
 from kdfast.recipes.common.folder import RunFolder
 from kdfast.recipes.common.image_options import Factor, ImageOptions
@@ -168,11 +168,11 @@ def test_crop_moves_by_whole_pixels_and_fills_with_black():
 def test_networks_by_name(name, width):
     """The widths are those of the ND paper's table."""
     network = models.create(models.parse("--student", name), classes=5, channels=1, size=32).eval()
-    path, dim = models.expose_embedding(network)
+    path, dim = network_parts.expose_embedding(network)
     keys = set(network.state_dict())
     logits, features = kdfast.FeatureTap(network, {"embedding": path})(torch.rand(2, 1, 32, 32))
     assert logits.shape == (2, 5) and dim == width and features["embedding"].shape == (2, width)
-    assert models.expose_embedding(network) == (path, dim) and set(network.state_dict()) == keys
+    assert network_parts.expose_embedding(network) == (path, dim) and set(network.state_dict()) == keys
     classifier = network.get_submodule(path.rpartition(".")[0])
     assert torch.allclose(
         nn.functional.linear(features["embedding"], classifier.weight, classifier.bias), logits
@@ -181,11 +181,11 @@ def test_networks_by_name(name, width):
 
 def test_stages_go_from_large_to_small():
     network = models.create(models.parse("--student", "cifar_resnet8"), classes=5, channels=1)
-    assert models.stages(network, torch.rand(1, 1, 32, 32)) == [
+    assert network_parts.stages(network, torch.rand(1, 1, 32, 32)) == [
         ("layer1", (16, 32, 32)), ("layer2", (32, 16, 16)), ("norm", (64, 8, 8)),
     ]  # fmt: skip
     network = models.create(models.parse("--student", "timm/convnextv2_atto"), classes=5)
-    assert [path for path, _ in models.stages(network, torch.rand(1, 3, 64, 64))] == [
+    assert [path for path, _ in network_parts.stages(network, torch.rand(1, 3, 64, 64))] == [
         f"stages.{i}" for i in range(4)
     ]
 
@@ -238,6 +238,20 @@ def test_weights_of_another_architecture(tmp_path):
 def test_learning_rates(schedule, values):
     factor = Factor(schedule, 100, 3, (0.625, 0.75, 0.875))
     assert {step: round(factor(step), 4) for step in values} == pytest.approx(values, abs=1e-3)
+
+
+def test_lamb_and_random_augmentation_of_files(folders):
+    """The pieces of ScaleKD's advanced setting: timm's LAMB, RandAugment with erasing."""
+    made = ImageOptions(optimizer="lamb", schedule="cosine").optimize()([nn.Parameter(torch.ones(3))], 10)
+    assert type(made["optimizer"]).__name__ == "Lamb"
+    torch.manual_seed(0)
+    images = image_set.load(str(folders), size=16, kind="rand-m7")
+    first, second = images.train[0][0], images.train[0][0]
+    assert first.shape == (3, 16, 16) and first.dtype == torch.float32 and not torch.equal(first, second)
+    with pytest.raises(UserError, match="--channels 3 is needed"):
+        image_set.load(str(folders), size=16, kind="rand-m7", channels=1)
+    with pytest.raises(UserError, match="is for images from files"):
+        image_set.load("digits", kind="rand-m9")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import kdfast
 import kdfast.functional as KF
 from kdfast.cli import main
 from kdfast.recipes import nd
-from kdfast.recipes.common import models
+from kdfast.recipes.common import models, network_parts
 from kdfast.recipes.common.errors import UserError
 from kdfast.recipes.nd import deit, means, methods, presets, review
 from kdfast.recipes.nd.recipe import Options
@@ -124,7 +124,7 @@ def test_review_fuses_from_deep_to_shallow():
 def test_class_means_are_of_the_classifiers_input(tmp_path):
     teacher = network("cifar_resnet8", classes=2)
     images, labels = torch.randn(10, 1, 8, 8), torch.arange(10) % 2
-    path, _ = models.expose_embedding(teacher)
+    path, _ = network_parts.expose_embedding(teacher)
     made = means.class_means(teacher, path, TensorDataset(images, labels), classes=2, batch_size=3)
     features = kdfast.FeatureTap(teacher.eval(), {"e": path})(images)[1]["e"]
     expected = torch.stack([features[labels == k].mean(0) for k in range(2)])
@@ -246,6 +246,14 @@ def test_run_and_resume_to_the_bit(tmp_path):
         (resumed / name).write_bytes((straight / name).read_bytes())
     assert main(["distill", "nd", "--resume", str(resumed)]) == 0
     assert (resumed / "student.safetensors").read_bytes() == (straight / "student.safetensors").read_bytes()
+
+
+def test_teacher_in_lower_precision_serves_several_methods(tmp_path):
+    """The first method casts it; stages and embeddings are still found, and it is kept in the cache."""
+    given = [*SMALL, "--epochs", "1", "--method", "kd++,reviewkd++", "--no-baseline", "--label-share", "0.1"]
+    given += ["--precision", "bf16-mixed", "--teacher-precision", "bfloat16", "--augment", "none"]
+    given += ["--teacher-cache", str(tmp_path / "cache")]
+    assert main(["distill", "nd", *given, "--out", str(tmp_path / "run")]) == 0
 
 
 def test_a_vit_cannot_be_reviewed(tmp_path, capsys):

@@ -126,7 +126,8 @@ def test_run_and_resume_to_the_bit(squares, tmp_path):
     ]  # fmt: skip
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
     assert main(["distill", "nd_detection", *arguments, "--out", str(straight)]) == 0
-    assert "distilled student" in (straight / "report.html").read_text()
+    page = (straight / "report.html").read_text()
+    assert "distilled student" in page and "plain PyTorch" in page
     (resumed / "checkpoint").mkdir(parents=True)
     for name in (
         "config.yaml",

@@ -1,21 +1,12 @@
 """ScaleKD: losses against the published vectors and a DCT, the way of gradients, teachers and students."""
 
-import json
-import subprocess
-import sys
-import time
-
 import pytest
 import torch
 import torch.nn.functional as F
 from feature_checks import wave
-from PIL import Image
-from safetensors.torch import load_file
 
 import kdfast
-from kdfast.cli import main
 from kdfast.recipes import scale_kd
-from kdfast.recipes.common import cifar_nets
 from kdfast.recipes.common.augment import MEAN, STD
 from kdfast.recipes.scale_kd.recipe import fold_normalisation
 
@@ -336,96 +327,6 @@ def test_published_sizes():
     assert [cap.num_heads for cap in projectors.caps.values()] == [16, 16, 24, 24]
 
 
-# ---- The recipe --------------------------------------------------------------------------------------------
-
-SMALL = ["--image-size", "28", "--channels", "1", "--augment", "flip", "--label-share", "0.5", "--seeds", "1"]
-SMALL += [
-    "--batch-size",
-    "8",
-    "--device",
-    "cpu",
-    "--student",
-    "cifar_resnet8",
-    "--teacher-epochs",
-    "1",
-    "--epochs",
-    "2",
-    "--progress",
-    "none",
-]
-
-
-def history(out):
-    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [
-        {key: value for key, value in record.items() if key not in ("ms", "seconds")} for record in records
-    ]
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory) -> list[str]:
-    """Options for 48 noisy pictures of three brightnesses."""
-    folder = tmp_path_factory.mktemp("pictures")
-    draw = torch.Generator().manual_seed(0)
-    for number, name in enumerate(("dark", "grey", "light")):
-        (folder / name).mkdir()
-        for row in range(16):
-            pixels = 60 * number + 100 * torch.rand(28, 28, generator=draw)
-            Image.fromarray(pixels.byte().numpy()).save(folder / name / f"{row}.png")
-    return ["--data", str(folder), *SMALL]
-
-
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory, small):
-    out = tmp_path_factory.mktemp("scale_kd") / "straight"
-    assert main(["distill", "scale_kd", *small, "--out", str(out)]) == 0
-    return out
-
-
-def test_folder_and_metrics(straight):
-    assert (straight / "student.safetensors").exists()
-    records = [json.loads(line) for line in (straight / "metrics.jsonl").read_text().splitlines()]
-    assert [r["stage"] for r in records] == ["teacher", *["student-0"] * 2, *["distilled-0"] * 2]
-    assert set(records[-1]["terms"]) == {"task", "kd", "spat_3", "alt_3", "spat_4", "alt_4"}
-    assert {"teacher", "student", "projectors", "loss", "backward"} <= set(records[-1]["ms"])
-    report = (straight / "report.html").read_text()
-    for part in ("Do the losses fall?", "What training costs", "plain PyTorch"):
-        assert part in report
-
-
-def test_weights_are_the_bare_students(straight):
-    weights = load_file(straight / "student.safetensors")
-    bare = cifar_nets.create("cifar_resnet8", classes=3, channels=1)
-    bare.load_state_dict(weights)
-
-
-@pytest.mark.slow
-def test_stopped_and_resumed_is_the_same_to_the_bit(straight, small, tmp_path):
-    out = tmp_path / "killed"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "kdfast.cli", "distill", "scale_kd", *small, "--out", str(out)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    checkpoint = out / "checkpoint" / "distilled-0.ckpt"
-    while not checkpoint.exists() and process.poll() is None:
-        time.sleep(0.005)
-    process.kill()
-    process.wait()
-    assert checkpoint.exists() and not (out / "report.html").exists(), "it was to be killed half-way"
-    assert main(["distill", "scale_kd", "--resume", str(out)]) == 0
-    assert history(out) == history(straight)
-    name = "student.safetensors"
-    assert (out / name).read_bytes() == (straight / name).read_bytes()
-
-
-def test_cached_low_precision_teacher(small, tmp_path):
-    arguments = [*small, "--teacher", "vit_mini", "--no-baseline", "--epochs", "1", "--augment", "none"]
-    arguments += ["--teacher-cache", str(tmp_path / "cache"), "--precision", "bf16-mixed"]
-    arguments += ["--teacher-precision", "bfloat16", "--reduction", "mean_hw", "--label-smoothing", "0.1"]
-    assert main(["distill", "scale_kd", *arguments, "--out", str(tmp_path / "out")]) == 0
-    assert len(kdfast.TeacherCache(tmp_path / "cache")) > 0
-
-
 def test_other_normalisation_goes_into_the_weights():
     model = vit()
     model.pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
@@ -434,22 +335,3 @@ def test_other_normalisation_goes_into_the_weights():
     fold_normalisation(model)
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (MEAN, STD))
     torch.testing.assert_close(model((pixels - mean) / std), wanted, rtol=1e-4, atol=1e-4)
-
-
-BAD = [
-    (["--teacher", "resnet10t"], "--teacher resnet10t: the teacher must be a Swin"),
-    (["--alpha", "2"], "option --alpha"),
-    (["--student-taps", "stages.1"], "option --student-taps: PATH,PATH is needed"),
-    (["--student-taps", "layer2,layer9"], "no module 'layer9'"),
-    (["--student", "test_convnext"], "--student test_convnext: Calculated padded input size"),
-    (["--teacher-epochs", "0"], "--teacher swin_mini has fresh weights"),
-    (["--teacher-train-mode", "--augment", "none", "--teacher-cache", "x"], "has no fixed outputs to keep"),
-]
-
-
-@pytest.mark.parametrize(("arguments", "sentence"), BAD)
-def test_bad_input_is_one_line(arguments, sentence, small, tmp_path, capsys):
-    given = [*small, "--no-baseline", *arguments, "--out", str(tmp_path / "out")]
-    assert main(["distill", "scale_kd", *given]) == 2
-    err = capsys.readouterr().err
-    assert sentence in err and err.strip().count("\n") == 0, err

@@ -6,6 +6,8 @@ flip-crop   left-right, and moved by up to 4 pixels of 32: CIFAR's
 move        turned by up to 15 degrees, scaled and moved by up to 10 %, not flipped: for digits
 imagenet    a random part of 8 to 100 %, resized, flipped (torchvision's RandomResizedCrop)
 half-crop   the same of 50 to 100 %, as DHO has it
+rand-m7     imagenet, then RandAugment (two operations, magnitude 7) and random erasing, through timm
+rand-m9     the same with magnitude 9
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from torchvision.transforms import v2
 from kdfast.recipes.common.digits import Augment
 from kdfast.recipes.common.errors import UserError
 
-KINDS = ("auto", "none", "flip", "flip-crop", "move", "imagenet", "half-crop")
+KINDS = ("auto", "none", "flip", "flip-crop", "move", "imagenet", "half-crop", "rand-m7", "rand-m9")
+FILES = KINDS[5:]  # one image at a time only
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 
 
@@ -57,7 +60,7 @@ def batchwise(kind: str, black: Tensor) -> nn.Module | None:
 
     black: the value [C] of a black pixel, which comes in at the edges.
     """
-    if kind in ("imagenet", "half-crop"):
+    if kind in FILES:
         raise UserError(
             f"--augment {kind} is for images from files; none, flip, flip-crop, move are for others"
         )
@@ -78,6 +81,8 @@ def statistics(channels: int) -> tuple[Sequence[float], Sequence[float]]:
 def samplewise(kind: str, size: int, channels: int) -> Callable[[Any], Tensor]:
     """PIL image -> normalised float32 [channels, size, size]."""
     mean, std = statistics(channels)
+    if kind.startswith("rand-"):
+        return _strong(kind, size, channels)
     whole = [v2.Resize(size * 8 // 7), v2.CenterCrop(size)]
     steps = {
         "none": whole,
@@ -93,3 +98,15 @@ def samplewise(kind: str, size: int, channels: int) -> Callable[[Any], Tensor]:
     }[kind]
     finish = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
     return v2.Compose([*steps, *finish])
+
+
+def _strong(kind: str, size: int, channels: int) -> Callable[[Any], Tensor]:
+    """timm's training transform with RandAugment of `kind` and random erasing in a quarter of the images."""
+    from timm.data import create_transform
+
+    if channels != 3:
+        raise UserError(f"--augment {kind} changes colours; --channels 3 is needed, got {channels}")
+    return create_transform(
+        size, is_training=True, color_jitter=None, auto_augment=f"{kind}-mstd0.5-inc1", re_prob=0.25,
+        re_mode="pixel", interpolation="bicubic", mean=MEAN, std=STD,
+    )  # fmt: skip

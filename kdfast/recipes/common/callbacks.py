@@ -70,6 +70,19 @@ class SaveEpochs(Checkpoint):
         trainer.save_checkpoint(self._path)
 
 
+class AgreeOnBuffers(Callback):
+    """After the last epoch every process takes the main one's buffers, as a resumed run reads them back.
+
+    DDP sends them out in front of a step only, so that batch statistics would differ from process to process
+    in a network that goes on to teach or to be tested.
+    """
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.world_size > 1:
+            for buffer in pl_module.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
+
 class AtomicCheckpoints(TorchCheckpointIO):
     """Lightning's checkpoint files, written to a temporary name, flushed and renamed; see folder.py."""
 

@@ -114,7 +114,8 @@ def readable(
 ) -> ReadableFiles:
     """`samples` as a dataset; with `skip_bad` every file is opened once before anything runs."""
     bad = [path for path, _ in samples if skip_bad and not _opens(path)]
-    kept = [sample for sample in samples if sample[0] not in set(bad)] if bad else samples
+    left_out = set(bad)
+    kept = [sample for sample in samples if sample[0] not in left_out]
     files = Files(kept, transform, channels)
     found = ReadableFiles(files, lambda row: files.samples[row][0])
     found.bad = bad

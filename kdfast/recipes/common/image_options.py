@@ -12,6 +12,9 @@ from torch import nn
 from kdfast.recipes.common.classify import Optimize
 from kdfast.recipes.common.options import RunOptions, require_positive
 
+Augmentation = Literal[
+    "auto", "none", "flip", "flip-crop", "move", "imagenet", "half-crop", "rand-m7", "rand-m9"
+]  # see augment
 DTYPES = {"same": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -35,9 +38,9 @@ class ImageOptions(RunOptions):
     channels: Literal[0, 1, 3] = 0
     """grey or colour, 0 for the data's own (3 for files)"""
 
-    augment: Literal["auto", "none", "flip", "flip-crop", "move", "imagenet", "half-crop"] = "auto"
+    augment: Augmentation = "auto"
     """of the training images: auto is imagenet for files, flip-crop for CIFAR, elpv and stamps, else move;
-    half-crop is DHO's for files"""
+    for files also DHO's half-crop, and RandAugment with random erasing, magnitude 7 or 9"""
 
     teacher: str = "cifar_resnet20"
     """timm's or torchvision's name, cifar_..., NAME@WEIGHTS, or the student.safetensors of a run"""
@@ -60,8 +63,11 @@ class ImageOptions(RunOptions):
     batch_size: int = 64
     """images a step, for each device"""
 
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    """adamw, or SGD with Nesterov momentum 0.9"""
+    optimizer: Literal["adamw", "sgd", "lamb"] = "adamw"
+    """adamw, SGD with Nesterov momentum 0.9, or LAMB"""
+
+    clip_norm: float = 0.0
+    """greatest norm of a step's gradient, 0 for any"""
 
     schedule: Literal["one-cycle", "cosine", "steps", "constant"] = "one-cycle"
     """of the learning rate; steps: a tenth after each of --milestones"""
@@ -97,7 +103,7 @@ class ImageOptions(RunOptions):
             raise ValueError(
                 f"option --validation-share: a share in [0, 1) is needed, got {self.validation_share}"
             )
-        for name in ("teacher_epochs", "image_size", "weight_decay", "lr_warmup"):
+        for name in ("teacher_epochs", "image_size", "weight_decay", "lr_warmup", "clip_norm"):
             value = getattr(self, name)
             if value is not None and not (value >= 0 and math.isfinite(value)):
                 raise ValueError(f"option --{name.replace('_', '-')}: 0 or more is needed, got {value}")
@@ -121,6 +127,10 @@ class ImageOptions(RunOptions):
                 optimizer: torch.optim.Optimizer = torch.optim.SGD(
                     parameters, lr, momentum=0.9, nesterov=True, weight_decay=self.weight_decay
                 )
+            elif self.optimizer == "lamb":
+                from timm.optim import Lamb
+
+                optimizer = Lamb(parameters, lr, weight_decay=self.weight_decay)
             else:
                 optimizer = torch.optim.AdamW(parameters, lr, weight_decay=self.weight_decay)
             if self.schedule == "one-cycle":

@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader, Dataset
 import kdfast
 from kdfast.distill.term import paths_of
 from kdfast.recipes.common.classify import Distilled
-from kdfast.recipes.common.image_options import ImageOptions
 
 
 class WithRows(Dataset):
@@ -31,27 +30,36 @@ class WithRows(Dataset):
 
 
 def teacher_outputs(
-    distiller: kdfast.Distiller, dataset: Dataset, options: ImageOptions, source: str
+    distiller: kdfast.Distiller,
+    dataset: Dataset,
+    folder: str,
+    *,
+    view: str,
+    batch_size: int,
+    workers: int = 0,
+    device: str = "cpu",
 ) -> dict[str, Tensor]:
-    """{teacher path: outputs [N, ...]} of all samples, from the cache as far as it has them."""
+    """{teacher path: outputs [N, ...]} of all samples, from the cache in `folder` as far as it has them.
+
+    dataset: of (image, label); its `indices`, if it has them, are the samples' names in the cache.
+    view: what else the images depend on; outputs of another view are not taken.
+    """
     paths = sorted({"", *(path for term in distiller.terms for path in paths_of(term.teacher))})
-    device = torch.device(options.torch_device())
     teacher = distiller.teacher.to(device)
     dtype = next(teacher.parameters()).dtype
-    cache = kdfast.TeacherCache(options.teacher_cache, teacher=teacher)
+    cache = kdfast.TeacherCache(folder, teacher=teacher)
     tap = kdfast.FeatureTap(teacher, {path or "output": path for path in paths})
     first, parts = 0, []
     rows = getattr(dataset, "indices", range(len(dataset)))  # of the whole set, whatever part of it this is
     with cache, tap, torch.no_grad():
-        for images, _ in DataLoader(dataset, batch_size=options.batch_size, num_workers=options.workers):
+        for images, _ in DataLoader(dataset, batch_size=batch_size, num_workers=workers):
             keys = [int(rows[first + i]) for i in range(len(images))]
 
             def compute(todo: list[int], images: Tensor = images) -> dict[str, Tensor]:
                 features = tap(images[todo].to(device, dtype))[1]
                 return {name: value.float() for name, value in features.items()}
 
-            view = f"{source}; {options.image_size}; {options.validation_share}; {' '.join(paths)}"
-            parts.append(cache.get_or_put(keys, compute, augmentation=view))
+            parts.append(cache.get_or_put(keys, compute, augmentation=f"{view}; {' '.join(paths)}"))
             first += len(images)
     return {path: torch.cat([part[path or "output"] for part in parts]) for path in paths}
 

@@ -22,7 +22,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from kdfast.recipes.common.folder import REPORT, RunFolder
 
-COLORS = ("#2563eb", "#ea580c", "#059669", "#9333ea", "#dc2626", "#0891b2", "#a16207", "#475569")
+COLORS = ("#2563eb", "#ea580c", "#059669", "#9333ea", "#dc2626", "#0891b2", "#a16207", "#475569", "#db2777")
 STYLE = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -147,7 +147,7 @@ def _finish_stack(axes: Axes, xlabel: str) -> None:
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(xlabel)
-    axes.legend(ncols=5, loc="lower left", bbox_to_anchor=(0, 1), columnspacing=1.2, handlelength=1)
+    axes.figure.legend(ncols=5, loc="outside upper right", columnspacing=1.2, handlelength=1)
 
 
 def _png(pixels: Any) -> str:

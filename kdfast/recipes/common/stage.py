@@ -20,6 +20,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from kdfast.recipes.common.callbacks import (
+    AgreeOnBuffers,
     AtomicCheckpoints,
     Journal,
     SaveEpochs,
@@ -80,7 +81,7 @@ def train_stage(
     data.begin(derive(*origin), done)
     clock = StepClock(module.timed_parts() if hasattr(module, "timed_parts") else {})
     callbacks = [SeedEpochs(*origin), clock, reporter(options.progress, name, done)]
-    callbacks += [Journal(out, name, clock), SaveEpochs(path)]
+    callbacks += [Journal(out, name, clock), SaveEpochs(path), AgreeOnBuffers()]
     trainer = _trainer(options, epochs, callbacks, dict(trainer_options or {}))
     _fit(trainer, module, data, path if done else None)
     return module.eval()

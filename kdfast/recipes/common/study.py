@@ -17,8 +17,7 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset, Subset
 
 import kdfast
@@ -32,8 +31,8 @@ from kdfast.recipes.common.loaders import EpochData
 from kdfast.recipes.common.ranks import say
 from kdfast.recipes.common.replay import Replayed, WithRows, teacher_outputs
 from kdfast.recipes.common.report import Report
-from kdfast.recipes.common.share import measure_share
 from kdfast.recipes.common.stage import train_stage
+from kdfast.recipes.common.study_report import report_of
 from kdfast.recipes.common.weights import save_weights
 
 Build = Callable[[nn.Module, nn.Module, list[int]], kdfast.Distiller]  # student, teacher, the seed's rows
@@ -61,6 +60,7 @@ class Study:
         self.scores: dict[str, list[float]] = {"teacher": [], "student": []}
         self.networks: dict[str, nn.Module] = {}
         self.distillers: dict[str, kdfast.Distiller] = {}  # of the first seed
+        self.task_loss: nn.Module | None = None  # of students alone; cross-entropy if None
         self.module: Callable[..., Distilled] = Distilled  # the Lightning module around a Distiller
 
     def make(self, role: str, **more: float) -> nn.Module:
@@ -98,7 +98,9 @@ class Study:
         for seed in self.options.seed_list():
             rows = self.images.few(self.options.label_share, seed)
             if self.options.baseline:
-                network = self.train(f"student-{seed}", seed, lambda: self.make("student"), rows=rows)
+                network = self.train(
+                    f"student-{seed}", seed, lambda: self.make("student"), rows=rows, task_loss=self.task_loss
+                )
                 self.test("student", f"student-{seed}", network)
             for name, build in methods.items():
                 self.distil(name, seed, build, teacher, rows)
@@ -142,7 +144,10 @@ class Study:
                 more = {"role": sections.group(stage), "task_loss": task_loss}
                 return Supervised(made, classes, optimize, augment=moves, **more)
             if options.teacher_cache:
-                outputs = teacher_outputs(made, chosen, options, images.source)
+                outputs = teacher_outputs(
+                    made, chosen, options.teacher_cache, batch_size=options.batch_size,
+                    workers=options.workers, device=options.torch_device(), view=self.view(),
+                )  # fmt: skip
                 return Replayed(made, classes, optimize, outputs=outputs)
             return self.module(made, classes, optimize, augment=moves)
 
@@ -153,8 +158,14 @@ class Study:
         )  # fmt: skip
         epochs = epochs or options.epochs
         return train_stage(
-            self.out, stage, build, data, options, epochs=epochs, seed=seed, draws=draws
-        ).network
+            self.out, stage, build, data, options, epochs=epochs, seed=seed, draws=draws,
+            trainer_options={"gradient_clip_val": options.clip_norm or None},
+        ).network  # fmt: skip
+
+    def view(self) -> str:
+        """What the rows of the training images and their pixels depend on, for the teacher's cache."""
+        options = self.options
+        return f"{self.images.source}; {options.image_size}; {options.validation_share}; {self.images.bad}"
 
     def test(self, name: str, stage: str, network: nn.Module, samples: Dataset | None = None) -> float:
         """Test accuracy of a finished network; kept under `name`."""
@@ -186,60 +197,9 @@ class Study:
     def _save(self, name: str) -> None:
         save_weights(self.out, "student.safetensors", self.networks[name], self.facts())
 
-    def share(self, name: str, plain: Mapping[str, Callable[..., Tensor]]) -> dict[str, Any]:
-        """What part of a step the losses of method `name` are, beside `plain` PyTorch; see measure_share."""
-        device, count = self.options.torch_device(), min(self.options.batch_size, len(self.images.train))
-        rows = [self.images.train[row] for row in range(count)]
-        pixels = torch.stack([image for image, _ in rows]).to(device)
-        target = torch.tensor([label for _, label in rows], device=device)
-        distiller = self.distillers[name].to(device).train()
-        return self.out.result("loss-share", lambda: measure_share(distiller, (pixels,), target, plain))
-
-    def report(
-        self,
-        title: str,
-        *,
-        text: str = "",
-        note: str = "",
-        plain: Mapping[str, Callable[..., Tensor]] | None = None,
-        share_note: str = "",
-        more: Callable[[Report], None] | None = None,
-    ) -> Report:
-        """Scores, curves, terms, step times, the loss's share and the settings; not yet written.
-
-        more: adds the recipe's own sections, before the settings.
-        """
-        images, out = self.images, self.out
-        report = Report(title, subtitle=f"{images.source} · {out.path}")
-        if text:
-            report.text("", text)
-        sizes = {name: sections.size(net, images.example()) for name, net in self.networks.items()}
-        sections.add_scores(
-            report, self.scores, "test accuracy", sizes, note=f"{note} {self._note()}".strip()
-        )
-        sections.add_curves(
-            report, out, "val_accuracy", "Validation accuracy", ylabel="accuracy", percent=True
-        )
-        sections.add_terms(report, out)
-        sections.add_step_times(report, out)
-        if plain is not None:
-            first = next(iter(self.distillers))
-            sections.add_loss_share(report, self.share(first, plain), note=share_note)
-        if more is not None:
-            more(report)
-        sections.add_settings(report, self.options)
-        return report
-
-    def _note(self) -> str:
-        images, share = self.images, self.options.label_share
-        train, held, test = (f"{len(part):,}" for part in (images.train, images.validation, images.test))
-        seen = len(images.few(share, self.options.seed))
-        few = f"The students get {seen:,} of the labels ({share:.0%}). " if share < 1 else ""
-        bad = f"{len(images.bad)} images could not be read and were left out. " if images.bad else ""
-        return (
-            f"{train} training, {held} validation and {test} test images. {few}{bad}The test images are "
-            "looked at once, after training; nothing was chosen by them."
-        )
+    def report(self, title: str, **given: Any) -> Report:
+        """Scores, curves, terms, step times, the loss's share, settings; see study_report.report_of."""
+        return report_of(self, title, **given)
 
 
 def load_images(options: ImageOptions) -> ImageSet:

@@ -94,12 +94,12 @@ class Options(ImageOptions):
     separate: bool = False
     """labelled and unlabelled images in two forward passes, with batch statistics of their own"""
 
-    alpha: float = -1.0
-    """share of the supervised head in predictions; -1 searches it on validation images (0.5 in the paper's
-    1 % and 10 % settings)"""
+    alpha: float | None = None
+    """share of the supervised head in predictions; -1 searches it on the validation images. Not given: as in
+    the paper, 0.5 with --label-share and a search with --shots"""
 
-    beta: float = -1.0
-    """temperature of the distillation head in predictions; -1 searches it too (0.5)"""
+    beta: float | None = None
+    """temperature of the distillation head in predictions; the same"""
 
     single_head: bool = True
     """also train a student with one head for both losses, to compare"""
@@ -120,7 +120,9 @@ class Options(ImageOptions):
             raise ValueError(f"option --lam: a number in [0, 1] is needed, got {self.lam}")
         if min(self.shots, self.teacher_size, self.student_size) < 0:
             raise ValueError("options --shots, --teacher-size, --student-size: 0 or more is needed")
-        if (self.alpha == -1) != (self.beta == -1):
+        if self.alpha is None and self.beta is None:
+            self.alpha = self.beta = -1.0 if self.shots else 0.5
+        if None in (self.alpha, self.beta) or (self.alpha == -1) != (self.beta == -1):
             raise ValueError("options --alpha and --beta: give both, or -1 for both to search them")
         if self.alpha != -1 and not (0 <= self.alpha <= 1 and self.beta > 0):
             raise ValueError(

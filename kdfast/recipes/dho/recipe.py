@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdfast.recipes.common.classify import Classifier
@@ -18,19 +17,18 @@ from kdfast.recipes.common.errors import UserError
 from kdfast.recipes.common.folder import RunFolder
 from kdfast.recipes.common.image_set import ImageSet, few_rows
 from kdfast.recipes.common.ranks import say
-from kdfast.recipes.common.share import measure_share
 from kdfast.recipes.common.stage import train_stage
 from kdfast.recipes.common.study import load_images
 from kdfast.recipes.common.weights import save_weights
 from kdfast.recipes.dho.batches import PairData
 from kdfast.recipes.dho.heads import SingleHead
-from kdfast.recipes.dho.inference import dho_predict, search_alpha_beta
-from kdfast.recipes.dho.losses import UNLABELED
 from kdfast.recipes.dho.options import Options
 from kdfast.recipes.dho.report import write_report
+from kdfast.recipes.dho.scoring import Scoring
+from kdfast.recipes.dho.share import loss_share
 from kdfast.recipes.dho.students import StudentFactory
 from kdfast.recipes.dho.teacher import Teacher
-from kdfast.recipes.dho.training import DualDistilled, LabelsOnly, both_logits, distiller
+from kdfast.recipes.dho.training import DualDistilled, LabelsOnly, distiller
 
 __all__ = ["Options", "run"]
 
@@ -42,7 +40,7 @@ def run(options: Options, out: RunFolder) -> None:
         study.seed(seed)
     dual = study.networks["distilled"]
     save_weights(out, "student.safetensors", dual, study.facts())
-    write_report(study, study.share())
+    write_report(study, loss_share(study))
 
 
 class DhoStudy:
@@ -60,10 +58,7 @@ class DhoStudy:
         self.findings: dict[str, list[dict[str, Any]]] = {"single": [], "distilled": []}
         self.networks: dict[str, nn.Module] = {}
         self.first: Any = None  # the first seed's Distiller
-        self.targets = {
-            part: torch.tensor([int(target) for target in _targets(getattr(self.images, part))])
-            for part in ("validation", "test")
-        }
+        self.scoring = Scoring(options, self.images)
 
     def labeled(self, seed: int) -> list[int]:
         """The training rows whose labels are known."""
@@ -130,14 +125,15 @@ class DhoStudy:
             return DualDistilled(network(), classes, options.optimize(), augment=moves, outputs=outputs)
 
         done = train_stage(
-            self.out, stage, build, data, options, epochs=options.epochs, seed=seed, draws="student"
-        )
+            self.out, stage, build, data, options, epochs=options.epochs, seed=seed, draws="student",
+            trainer_options={"gradient_clip_val": options.clip_norm or None},
+        )  # fmt: skip
         return done.network
 
     def _test_teacher(self, teacher: Any, seed: int) -> None:
         def compute() -> float:
             guesses = teacher.logits(self.teacher.embeddings("test")).argmax(1)
-            return float((guesses.cpu() == self.targets["test"]).double().mean())
+            return float((guesses.cpu() == self.scoring.targets["test"]).double().mean())
 
         score = self.out.result(f"teacher-{seed}-test", compute)
         self.scores["teacher"].append(score)
@@ -147,37 +143,12 @@ class DhoStudy:
     def _test(self, stage: str, network: nn.Module) -> None:
         """Choose alpha and beta on validation images, then look at the test images, once."""
         name = stage.rpartition("-")[0]
-        found = self.out.result(f"{stage}-test", lambda: self._look(name, network))
+        found = self.out.result(f"{stage}-test", lambda: self.scoring.look(name, network))
         self.scores[name].append(found["accuracy"])
         if name in self.findings:
             self.findings[name].append(found)
         self.networks.setdefault(name, network.cpu())
         say(f"{stage:<14} test accuracy {found['accuracy']:.1%}")
-
-    def _look(self, name: str, network: nn.Module) -> dict[str, Any]:
-        network = network.to(self.options.torch_device())
-        validation, test = (self.logits(name, network, part) for part in ("validation", "test"))
-        alpha, beta = self._numbers(name, *validation)
-        target = self.targets["test"]
-
-        def share(a: float, b: float) -> float:
-            return float((dho_predict(*test, a, b).argmax(1) == target).double().mean())
-
-        heads = {"supervised": share(1.0, 1.0), "distilled": share(0.0, 1.0)}
-        return {"accuracy": share(alpha, beta), "alpha": alpha, "beta": beta, "heads": heads}
-
-    def logits(self, name: str, network: nn.Module, part: str) -> tuple[Tensor, Tensor]:
-        """Of both heads on the validation or test images; of a student alone its one head's, twice."""
-        wrapped = _Twice(network) if name == "student" else network
-        return both_logits(wrapped, getattr(self.images, part), batch_size=self.options.batch_size)[:2]
-
-    def _numbers(self, name: str, a: Tensor, b: Tensor) -> tuple[float, float]:
-        """alpha and beta: fixed by the options, or the best on the validation logits."""
-        if name != "distilled":
-            return 1.0, 1.0
-        if self.options.alpha != -1:
-            return self.options.alpha, self.options.beta
-        return search_alpha_beta(a, b, self.targets["validation"])[:2]
 
     def facts(self) -> dict[str, object]:
         """The note in student.safetensors."""
@@ -188,52 +159,3 @@ class DhoStudy:
             "alpha": first["alpha"], "beta": first["beta"], "labels": ", ".join(self.images.classes),
             "channels": self.images.channels, "size": self.images.size, "data": self.images.source,
         }  # fmt: skip
-
-    def share(self) -> dict[str, Any]:
-        """What part of a step the KL terms are; see measure_share."""
-        device, count = self.options.torch_device(), min(2 * self.options.batch_size, len(self.images.train))
-        pixels = torch.stack([self.images.train[row][0] for row in range(count)]).to(device)
-        target = self.images.labels[:count].clone()
-        target[count // 2 :] = UNLABELED
-        made = self.first.to(device).train()
-        before = copy.deepcopy(made.state_dict())  # the measured steps move the batch norms' statistics
-        replay = None
-        if self.options.replays:
-            outputs = self.networks["teacher"].logits(self.teacher.embeddings("train", range(count)))
-            replay = {"": outputs.to(device)}
-        terms = {
-            term.name: partial(plain_kl, term.loss.labeled, self.options.temperature) for term in made.terms
-        }
-        found = self.out.result(
-            "loss-share", lambda: measure_share(made, (pixels,), target.to(device), terms, replay=replay)
-        )
-        made.load_state_dict(before)
-        made.cpu().eval()
-        return found
-
-
-def plain_kl(
-    half: bool | None, temperature: float, student: Tensor, teacher: Tensor, target: Tensor
-) -> Tensor:
-    """HalfKL in plain PyTorch."""
-    if half is not None:
-        rows = (target != UNLABELED) == half
-        student, teacher = student[rows], teacher[rows]
-    log_q, log_p = ((x / temperature).log_softmax(-1) for x in (student, teacher))
-    return temperature**2 * F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
-
-
-class _Twice(nn.Module):
-    """A network's logits as if they were two heads'."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.network(images)
-        return logits, logits
-
-
-def _targets(samples: Any):
-    return (samples[row][1] for row in range(len(samples)))

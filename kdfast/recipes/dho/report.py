@@ -15,6 +15,7 @@ from kdfast.recipes.dho.calibration import calibration_error, reliability, relia
 from kdfast.recipes.dho.inference import ALPHAS, BETAS, accuracy_grid, dho_predict
 
 if TYPE_CHECKING:
+    from kdfast.recipes.dho.options import Options
     from kdfast.recipes.dho.recipe import DhoStudy
 
 
@@ -45,8 +46,12 @@ def _note(study: DhoStudy) -> str:
     return (
         f"Teacher: {study.teacher.name}. {train} training images, of which {known:,} have a label that is "
         f"known, {held} validation and {test} test images. All students take the same number of steps. "
-        "alpha and beta are chosen on validation images; the test images are looked at once, after training."
+        f"alpha and beta are {_source(options)}; the test images are looked at once, after training."
     )
+
+
+def _source(options: Options) -> str:
+    return "chosen on the validation images" if options.alpha == -1 else "fixed before the run"
 
 
 def _add_heads(report: Report, study: DhoStudy) -> None:
@@ -55,16 +60,16 @@ def _add_heads(report: Report, study: DhoStudy) -> None:
          *(f"{share:.1%}" for share in (*found["heads"].values(), found["accuracy"])))
         for seed, found in zip(study.options.seed_list(), study.findings["distilled"], strict=True)
     ]  # fmt: skip
-    chosen = "fixed by the options" if study.options.alpha != -1 else "chosen on the validation images"
-    note = f"Test accuracy of each head and of their mixture; alpha and beta {chosen}."
+    note = f"Test accuracy of each head and of their mixture; alpha and beta {_source(study.options)}."
     columns = ("seed", "alpha", "beta", "supervised", "distillation", "mixed")
     report.table("The two heads", columns, rows, note=note)
 
 
 def _add_grid(report: Report, study: DhoStudy) -> None:
     """Validation accuracy of every alpha and beta, of the first seed."""
-    a, b = study.logits("distilled", study.networks["distilled"], "validation")
-    found = [accuracy for *_, accuracy in accuracy_grid(a, b, study.targets["validation"], ALPHAS, BETAS)]
+    a, b = study.scoring.logits("distilled", study.networks["distilled"], "validation")
+    target = study.scoring.targets["validation"]
+    found = [accuracy for *_, accuracy in accuracy_grid(a, b, target, ALPHAS, BETAS)]
     grid = torch.tensor(found).view(len(BETAS), len(ALPHAS))
     with matplotlib.rc_context(STYLE | {"axes.grid": False}):
         figure = Figure(figsize=(6.4, 2.8), layout="constrained")
@@ -79,13 +84,13 @@ def _add_grid(report: Report, study: DhoStudy) -> None:
 
 def _add_calibration(report: Report, study: DhoStudy) -> None:
     """Expected calibration error and reliability on the test images, of the first seed."""
-    target, lines, rows = study.targets["test"], {}, []
+    target, lines, rows = study.scoring.targets["test"], {}, []
     for name, network in study.networks.items():
         if name == "teacher":
             probabilities = network.logits(study.teacher.embeddings("test")).softmax(1)
         else:
             first = study.findings.get(name, [{"alpha": 1.0, "beta": 1.0}])[0]
-            logits = study.logits(name, network, "test")
+            logits = study.scoring.logits(name, network, "test")
             probabilities = dho_predict(*logits, first["alpha"], first["beta"])
         lines[sections.called(name)] = reliability(probabilities, target)
         confidence = float(probabilities.max(1).values.mean())

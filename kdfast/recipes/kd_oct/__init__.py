@@ -14,7 +14,7 @@ Importable:
     folds      folds by patient, their digest, the leak check
     views      augmentation of teacher and student, views for test-time augmentation
     metrics    macro one-vs-rest sensitivity and specificity, AUC, calibration error
-    select     best epoch, early stop and stochastic weight averaging
+    select     best epoch, early stop and stochastic weight averaging; rates: learning rates by epoch
     measure    size, multiply-adds, latency, throughput; torch.export and ONNX with their parity
 """
 

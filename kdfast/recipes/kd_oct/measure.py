@@ -21,10 +21,10 @@ from kdfast.recipes.common.folder import RunFolder
 def costs(
     network: nn.Module, example: Tensor, *, device: str, rounds: int = 20, batch: int = 32
 ) -> dict[str, float]:
-    """Parameters, megabytes in float32, multiply-adds of one image, latency p50 and p95 of one image and of
+    """In float32: parameters, megabytes, multiply-adds of one image, latency p50 and p95 of one image and of
     a batch (ms), images a second in the batch. `example`: [1, 3, S, S]. By the clock, after warm-up.
     """
-    network = copy.deepcopy(network).to(device).eval()
+    network = copy.deepcopy(network).to(device).float().eval()
     parameters, multiply_adds = sections.size(network, example.to(device))
     bytes_ = sum(t.numel() * t.element_size() for t in network.state_dict().values())
     found = {"parameters": parameters, "megabytes": bytes_ / 2**20, "multiply_adds": multiply_adds}

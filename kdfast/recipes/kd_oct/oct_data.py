@@ -29,6 +29,7 @@ class View(Readable):
 
     def __init__(self, data: OctSet, rows: Sequence[int], transform: Callable[[Tensor], Tensor]) -> None:
         super().__init__(_Rows(data, rows, transform), lambda index: data.names[rows[index]])
+        self.indices = list(rows)  # as of a Subset
 
 
 class _Rows(Dataset):

@@ -1,8 +1,7 @@
-"""Options of `kdfast distill kd_oct`, the published settings, and the learning rates by epoch."""
+"""Options of `kdfast distill kd_oct`, the published settings."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -137,6 +136,9 @@ class Options(RunOptions):
     teacher_precision: Literal["same", "float32", "bfloat16", "float16"] = "same"
     """arithmetic of the frozen teacher; same: the student's"""
 
+    teacher_cache: str = ""
+    """folder in which the teacher's outputs are kept and found again; needs --augment none"""
+
     export: bool = True
     """write the student of the first fold as student.onnx and student.pt2"""
 
@@ -148,6 +150,11 @@ class Options(RunOptions):
         names = ("image_size", "epochs", "teacher_epochs", "batch_size", "accumulate", "teacher_batch_size",
                  "teacher_accumulate", "lr", "teacher_lr", "backbone_lr", "temperature")  # fmt: skip
         require_positive(**{name: getattr(self, name) for name in names})
+        if self.teacher_cache and self.augment != "none":
+            raise ValueError(
+                f"option --teacher-cache: the teacher's outputs differ from epoch to epoch under --augment "
+                f"{self.augment}; --augment none is needed"
+            )
         if self.folds < 2:
             raise ValueError(f"option --folds: 2 or more are needed, got {self.folds}")
         for name in (
@@ -168,16 +175,3 @@ class Options(RunOptions):
         if not Path(self.data).is_dir():
             return DEMONSTRATION
         return UCSD if (Path(self.data) / "test").is_dir() else NEH
-
-
-def rate(epoch: int, *, warmup: int, epochs: int, least: float = 1e-3) -> float:
-    """Learning rate as a share of the given one: (e + 1) / w, then a cosine to `least`."""
-    if epoch < warmup:
-        return (epoch + 1) / warmup
-    return least + (1 - least) / 2 * (1 + math.cos(math.pi * (epoch - warmup) / max(1, epochs - warmup)))
-
-
-def averaging_rate(epoch: int, *, start: int, share: float, before: float, anneal: int = 10) -> float:
-    """While weights are averaged, as SWALR: a cosine from `before` to `share` over `anneal` epochs."""
-    done = min(1.0, (epoch - start) / anneal)
-    return share + (before - share) / 2 * (1 + math.cos(math.pi * done))

@@ -20,7 +20,8 @@ from kdfast.recipes.kd_oct.measure import costs, export
 from kdfast.recipes.kd_oct.metrics import fold_metrics
 from kdfast.recipes.kd_oct.oct_data import OctSet, View, load
 from kdfast.recipes.kd_oct.options import Options
-from kdfast.recipes.kd_oct.report import Results, write_report
+from kdfast.recipes.kd_oct.report import write_report
+from kdfast.recipes.kd_oct.results import Results
 from kdfast.recipes.kd_oct.train import Bench, read_teacher, train_student, train_teacher
 
 FOLDS = "folds.json"

@@ -1,63 +1,23 @@
-"""What a run found, and its report."""
+"""report.html of `kdfast distill kd_oct`."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
-from torch import Tensor, nn
+from torch import Tensor
 
-import kdfast
 from kdfast.ops.kl_div import kl_div_reference
 from kdfast.recipes.common import sections
 from kdfast.recipes.common.report import Report
 from kdfast.recipes.common.share import measure_share
 from kdfast.recipes.kd_oct.folds import Fold
 from kdfast.recipes.kd_oct.metrics import summary
+from kdfast.recipes.kd_oct.results import METRICS, Results
 from kdfast.recipes.kd_oct.train import Bench
-
-METRICS = ("accuracy", "sensitivity", "specificity", "auc", "ece")
-ORDER = ("teacher", "teacher, best", "teacher, swa", "teacher, 5 views", "student", "distilled")
-
-
-@dataclass
-class Results:
-    """folds: their digest. folds_of: network -> test scores by fold (and seed). chosen: best or swa."""
-
-    folds: str
-    folds_of: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    networks: dict[str, nn.Module] = field(default_factory=dict)
-    distillers: dict[str, kdfast.Distiller] = field(default_factory=dict)
-    costs: dict[str, dict[str, float]] = field(default_factory=dict)
-    parity: dict[str, float] = field(default_factory=dict)
-    chosen: list[str] = field(default_factory=list)
-
-    def names(self) -> list[str]:
-        """Networks in the order of the tables."""
-        return [name for name in ORDER if name in self.folds_of]
-
-    def csv(self) -> str:
-        """cv_results.csv: a line for each network and fold."""
-        file = io.StringIO()
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["network", "run", *METRICS])
-        for name in self.names():
-            for number, found in enumerate(self.folds_of[name]):
-                writer.writerow([name, number, *(f"{found[metric]:.6f}" for metric in METRICS)])
-        return file.getvalue()
-
-    def pooled(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Out-of-fold probabilities [N, K] and labels [N] of all folds (and seeds)."""
-        found = self.folds_of[name]
-        keys = ("probabilities", "labels")
-        return tuple(np.concatenate([np.array(each[key]) for each in found]) for key in keys)
 
 
 def write_report(bench: Bench, results: Results, folds: Sequence[Fold]) -> None:
@@ -96,10 +56,11 @@ def _headline(report: Report, results: Results) -> None:
 def _text(bench: Bench, results: Results, folds: Sequence[Fold]) -> str:
     data, sizes = bench.data, [len(part) for part in folds[0]]
     bad = f"{len(data.bad)} images could not be read and were left out. " if data.bad else ""
-    swa = f"Averaged weights (SWA) were chosen in {results.chosen.count('swa')} of {len(folds)} folds. "
+    count = f"{len(folds)} fold" + ("s" if len(folds) > 1 else "")
+    swa = f"Averaged weights (SWA) were chosen in {results.chosen.count('swa')} of {count}. "
     patients = len(set(data.patients))
     return (
-        f"{len(data.names):,} images of {patients:,} patients, {len(folds)} folds by patient, digest "
+        f"{len(data.names):,} images of {patients:,} patients, {count} by patient, digest "
         f"{results.folds}. The first fold has {sizes[0]:,} training, {sizes[1]:,} validation and "
         f"{sizes[2]:,} test images. {bad}{swa}Epochs and averages were chosen on validation images; test "
         "images were looked at once, by finished networks. Not a medical device."

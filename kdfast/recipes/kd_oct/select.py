@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 from torchmetrics import MeanMetric
 
 from kdfast.recipes.common.classify import Batch, Distilled, Supervised
+from kdfast.recipes.common.replay import Replayed
 
 
 class Selection(nn.Module):
@@ -117,3 +118,7 @@ class SelectingSupervised(_Selecting, Supervised):
 
 class SelectingDistilled(_Selecting, Distilled):
     """A student under a Distiller."""
+
+
+class SelectingReplayed(_Selecting, Replayed):
+    """The same with the teacher's outputs known."""

@@ -8,23 +8,24 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
-from kdfast.recipes.common import models
-from kdfast.recipes.common.classify import Optimize
+import kdfast
+from kdfast.recipes.common import models, network_parts
 from kdfast.recipes.common.errors import UserError
 from kdfast.recipes.common.folder import RunFolder
 from kdfast.recipes.common.image_options import DTYPES
 from kdfast.recipes.common.loaders import EpochData
+from kdfast.recipes.common.replay import WithRows, teacher_outputs
 from kdfast.recipes.common.seeds import seed_all
 from kdfast.recipes.common.stage import train_stage
 from kdfast.recipes.kd_oct import views
 from kdfast.recipes.kd_oct.folds import Fold
 from kdfast.recipes.kd_oct.losses import TeacherLoss, balanced_weights, distiller
 from kdfast.recipes.kd_oct.oct_data import OctSet, View
-from kdfast.recipes.kd_oct.options import Options, averaging_rate, rate
-from kdfast.recipes.kd_oct.select import SelectingDistilled, SelectingSupervised
+from kdfast.recipes.kd_oct.options import Options
+from kdfast.recipes.kd_oct.rates import student_rates, teacher_rates
+from kdfast.recipes.kd_oct.select import SelectingDistilled, SelectingReplayed, SelectingSupervised
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Bench:
         if role == "teacher":
             kind, size = options.teacher_augment, options.teacher_batch_size
         train = self.view(fold.train, kind)
+        train = WithRows(train) if role == "student" and options.teacher_cache else train
         return EpochData(
             train, self.view(fold.validation, "none"), batch_size=size, workers=options.workers,
             drop_last=len(train) % size == 1,  # batch norm needs two
@@ -102,48 +104,6 @@ def train_teacher(bench: Bench, number: int, fold: Fold) -> dict[str, nn.Module]
     return found | ({} if averaged is None else {"swa": averaged})
 
 
-def teacher_rates(network: nn.Module, options: Options) -> Optimize:
-    """AdamW in two groups, by the epoch: the classifier, and the rest, which stands still while frozen."""
-    head = {id(p) for p in network.get_submodule(models.classifier_name(network)).parameters()}
-    start = options.swa_start if options.swa_start >= 0 else options.teacher_epochs
-    share = options.swa_lr / options.teacher_lr
-
-    def factor(epoch: int) -> float:
-        def plain(at: int) -> float:
-            return rate(at, warmup=options.teacher_warmup, epochs=options.teacher_epochs)
-
-        if epoch < start:
-            return plain(epoch)
-        return averaging_rate(epoch, start=start, share=share, before=plain(start))
-
-    def backbone(epoch: int) -> float:
-        return 0.0 if epoch < options.freeze else factor(epoch)
-
-    def optimize(parameters: list[nn.Parameter], _: int) -> dict[str, Any]:
-        groups = [
-            {"params": [p for p in parameters if id(p) in head], "lr": options.teacher_lr},
-            {"params": [p for p in parameters if id(p) not in head], "lr": options.backbone_lr},
-        ]
-        optimizer = torch.optim.AdamW(groups, weight_decay=0.05)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": LambdaLR(optimizer, [factor, backbone])},
-        }
-
-    return optimize
-
-
-def student_rates(options: Options) -> Optimize:
-    """AdamW, by the epoch."""
-
-    def optimize(parameters: list[nn.Parameter], _: int) -> dict[str, Any]:
-        optimizer = torch.optim.AdamW(parameters, options.lr, weight_decay=0.01)
-        factor = LambdaLR(optimizer, lambda epoch: rate(epoch, warmup=options.warmup, epochs=options.epochs))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor}}
-
-    return optimize
-
-
 def train_student(bench: Bench, stage: str, fold: Fold, seed: int, teacher: nn.Module | None) -> Any:
     """The stage's Lightning module; `.selection.best` is the epoch with the highest validation accuracy.
 
@@ -161,11 +121,24 @@ def train_student(bench: Bench, stage: str, fold: Fold, seed: int, teacher: nn.M
                 network, teacher, ce=options.ce_weight, kl=options.kl_weight, temperature=options.temperature,
                 teacher_dtype=DTYPES[options.teacher_precision],
             )  # fmt: skip
-            made = SelectingDistilled(d, classes, student_rates(options))
+            made = _selecting(bench, d, fold)
         made.watch(network, loss=loss, by_loss=False, patience=options.patience)
         return made
 
     return bench.train(stage, build, fold, "student", seed)
+
+
+def _selecting(bench: Bench, d: kdfast.Distiller, fold: Fold) -> SelectingDistilled | SelectingReplayed:
+    """The Lightning module around a Distiller, whose teacher runs or has been run before."""
+    options, classes = bench.options, len(bench.data.classes)
+    if not options.teacher_cache:
+        return SelectingDistilled(d, classes, student_rates(options))
+    outputs = teacher_outputs(
+        d, bench.view(fold.train, "none"), options.teacher_cache, batch_size=options.batch_size,
+        workers=options.workers, device=options.torch_device(),
+        view=f"{bench.data.source}; {options.image_size}; {bench.data.bad}",
+    )  # fmt: skip
+    return SelectingReplayed(d, classes, student_rates(options), outputs=outputs)
 
 
 def read_teacher(bench: Bench, number: int, folds_digest: str) -> nn.Module:
@@ -185,7 +158,6 @@ def read_teacher(bench: Bench, number: int, folds_digest: str) -> nn.Module:
         )
     network = bench.network("teacher")
     spec = models.Spec(note["network"], path)
-    load_weights(
-        network, spec, models.classifier_name(network), new_head=False, option="--teacher-run", wheels={}
-    )
+    head = network_parts.classifier_name(network)
+    load_weights(network, spec, head, new_head=False, option="--teacher-run", wheels={})
     return network.eval()

@@ -23,7 +23,7 @@ import importlib
 from typing import Any
 
 _HOME = {
-    "Options": "recipe",
+    "Options": "options",
     "run": "recipe",
     "EmbeddingAdapter": "adapter",
     "ReviewKD": "review",

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import kdfast
 import kdfast.functional as KF
 from kdfast.recipes.common.classify import Distilled
-from kdfast.recipes.common.models import expose_embedding
+from kdfast.recipes.common.network_parts import expose_embedding
 from kdfast.recipes.nd.adapter import EmbeddingAdapter
 
 

@@ -11,7 +11,7 @@ arXiv 2305.17007.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -36,6 +36,18 @@ class Regions(NamedTuple):
     levels: dict[str, Tensor]
     sizes: list[tuple[int, int]]
     losses: dict[str, Tensor]
+
+
+class Compared(NamedTuple):
+    """What the distillation losses compare: class logits [R, K], embeddings [R, D], classes [R], pyramids."""
+
+    logits: Tensor
+    teacher_logits: Tensor
+    features: Tensor
+    teacher_features: Tensor
+    labels: Tensor
+    levels: dict[str, Tensor]
+    teacher_levels: dict[str, Tensor]
 
 
 def sample_regions(detector: nn.Module, images: ImageList, targets: Targets) -> tuple[Regions, list[Tensor]]:
@@ -96,6 +108,12 @@ class NDDetector(nn.Module):
     def forward(self, images: list[Tensor], targets: Targets | None = None) -> dict[str, Tensor] | Targets:
         if not self.training:
             return self.student(images)
+        losses, compared = self.compare(images, targets)
+        kd, nd = self.distillation(compared)
+        return losses | {"kd": self.kd_weight * kd, "nd": self.nd_weight * nd}
+
+    def compare(self, images: list[Tensor], targets: Targets) -> tuple[dict[str, Tensor], Compared]:
+        """The student's own losses, and both networks' outputs on its regions."""
         batch, targets = self.student.transform(images, targets)
         regions, wanted = sample_regions(self.student, batch, targets)
         features = box_features(self.student, regions.levels, regions)
@@ -106,15 +124,18 @@ class NDDetector(nn.Module):
             levels = self.teacher.backbone(batch.tensors)
             guide = box_features(self.teacher, levels, regions)
             soft, _ = self.teacher.roi_heads.box_predictor(guide)
-        nd = KF.nd_loss(self.adapter(features), guide, self.class_means, regions.labels)
-        kd = self._kd(logits, soft, regions.levels, levels)
-        return losses | {"kd": self.kd_weight * kd, "nd": self.nd_weight * nd}
+        return losses, Compared(logits, soft, features, guide, regions.labels, regions.levels, levels)
 
-    def _kd(self, logits: Tensor, soft: Tensor, ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> Tensor:
+    def distillation(
+        self, c: Compared, kl: Callable[..., Tensor] = KF.kl_div, nd: Callable[..., Tensor] = KF.nd_loss
+    ) -> tuple[Tensor, Tensor]:
+        """The two terms before their weights. kl, nd: who computes them."""
         if self.review is None:
-            return KF.kl_div(logits, soft, temperature=self.temperature)
-        names = [name for name in ours if name != "pool"][: len(self.review.fusions)]
-        return self.review([ours[name] for name in names], [theirs[name] for name in names])
+            kd = kl(c.logits, c.teacher_logits, temperature=self.temperature)
+        else:
+            names = [name for name in c.levels if name != "pool"][: len(self.review.fusions)]
+            kd = self.review([c.levels[name] for name in names], [c.teacher_levels[name] for name in names])
+        return kd, nd(self.adapter(c.features), c.teacher_features, self.class_means, c.labels)
 
     @staticmethod
     def _split(regions: Regions) -> list[Tensor]:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 import kdfast
-from kdfast.recipes.common.models import expose_embedding
+from kdfast.recipes.common.network_parts import expose_embedding
 from kdfast.recipes.common.report import Report
 from kdfast.recipes.common.sections import called
 from kdfast.recipes.common.study import Study
@@ -18,9 +18,10 @@ from kdfast.recipes.common.study import Study
 def embeddings(network: nn.Module, samples: Dataset, *, batch_size: int = 256) -> tuple[Tensor, Tensor]:
     """What the classifier of `network` gets for all samples [N, D], and their labels [N]."""
     path, _ = expose_embedding(network)
+    dtype = next(network.parameters()).dtype  # --teacher-precision has cast the teacher
     with kdfast.FeatureTap(network.eval(), {"embedding": path}) as tap:
         parts = [
-            (tap(images)[1]["embedding"], target)
+            (tap(images.to(dtype))[1]["embedding"], target)
             for images, target in DataLoader(samples, batch_size=batch_size)
         ]
     features, targets = zip(*parts, strict=True)

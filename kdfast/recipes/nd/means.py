@@ -31,7 +31,7 @@ def class_means(
     """One pass of the frozen teacher over (image, class) samples.
 
     Args:
-        embedding: path of what the classifier gets, [B, D]; see models.expose_embedding.
+        embedding: path of what the classifier gets, [B, D]; see network_parts.expose_embedding.
         augment: of batches; the paper's means are of augmented training images.
     """
     loader = DataLoader(samples, batch_size=batch_size, num_workers=workers)

@@ -14,7 +14,7 @@ from kdfast.ops.dist_loss import dist_loss_reference
 from kdfast.ops.dkd_loss import dkd_loss_reference
 from kdfast.ops.kl_div import kl_div_reference
 from kdfast.ops.nd_loss import nd_loss_reference
-from kdfast.recipes.common.models import expose_embedding, stages
+from kdfast.recipes.common.network_parts import expose_embedding, stages
 from kdfast.recipes.nd.adapter import EmbeddingAdapter
 from kdfast.recipes.nd.review import ReviewKD
 

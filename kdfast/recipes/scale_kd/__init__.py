@@ -13,7 +13,7 @@ import importlib
 from typing import Any
 
 _HOME = {
-    "Options": "recipe",
+    "Options": "options",
     "run": "recipe",
     "ScaleKD": "method",
     "Projectors": "projected",

@@ -1,7 +1,8 @@
-"""Vision transformers for images of about 28 x 28, as names of timm: teachers that train in minutes on a CPU.
+"""Vision transformers for images of 8 x 8 to 32 x 32, as names of timm: teachers that train in minutes on a
+CPU.
 
-swin_mini    patches of 2, two stages of 14 x 14 and 7 x 7 tokens (the grids of Swin-L at 224), 32 and 64
-             channels, 160,000 parameters
+swin_mini    patches of 2, two stages of 32 and 64 channels, 135,000 parameters; of images of 28 x 28 the
+             stages have 14 x 14 and 7 x 7 tokens, the grids of Swin-L at 224
 vit_mini     patches of 4, six blocks of 64 channels, 300,000 parameters
 """
 

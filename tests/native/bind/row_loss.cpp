@@ -26,7 +26,7 @@ const std::map<std::string, Kernels>& kernels() {
 // upstream: an array for each value, of one number or one a row; without it the forward pass is run.
 void run(const std::string& name, const py::array& student, const Maybe& teacher, const Maybe& index,
          const Maybe& sparse, const Maybe& class_weight, const Maybe& mask, const Maybe& grad,
-         const std::vector<py::array>& values, const std::vector<py::array>& weights,
+         const Maybe& state, const std::vector<py::array>& values, const std::vector<py::array>& weights,
          const std::vector<py::array>& upstream, double temperature, double scale, std::vector<double> param,
          int64_t ignore_index, bool wide) {
   Arguments arguments;
@@ -62,6 +62,8 @@ void run(const std::string& name, const py::array& student, const Maybe& teacher
     args.norm[o] = norm.data();
   }
   arguments.in(norm, "norm");
+  args.state =
+      upstream.empty() ? arguments.out(state, "state") : const_cast<void*>(arguments.in(state, "state"));
   args.temperature = temperature;
   args.scale = scale;
   for (std::size_t i = 0; i < param.size(); ++i) args.param[i] = param[i];
@@ -72,9 +74,10 @@ void run(const std::string& name, const py::array& student, const Maybe& teacher
 void bind(py::module_& m) {
   m.def("row_loss", &run, "name"_a, "student"_a, py::kw_only(), "teacher"_a = py::none(),
         "index"_a = py::none(), "sparse"_a = py::none(), "class_weight"_a = py::none(), "mask"_a = py::none(),
-        "grad"_a = py::none(), "values"_a = std::vector<py::array>(), "weights"_a = std::vector<py::array>(),
-        "upstream"_a = std::vector<py::array>(), "temperature"_a = 1.0, "scale"_a = 1.0,
-        "param"_a = std::vector<double>(), "ignore_index"_a = INT64_MIN, "wide"_a);
+        "grad"_a = py::none(), "state"_a = py::none(), "values"_a = std::vector<py::array>(),
+        "weights"_a = std::vector<py::array>(), "upstream"_a = std::vector<py::array>(),
+        "temperature"_a = 1.0, "scale"_a = 1.0, "param"_a = std::vector<double>(),
+        "ignore_index"_a = INT64_MIN, "wide"_a);
 }
 
 const Binding binding(bind);

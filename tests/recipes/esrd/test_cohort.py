@@ -144,11 +144,21 @@ def test_grid_cells_equal_a_loop_over_records(tables, cohort) -> None:
 
 
 def falsify_after(tables, cohort, months):
-    """Every record at or after each person's landmark changed, and new ones added; the past untouched."""
+    """Every record, death and end of follow-up from each person's landmark on changed; the past untouched."""
     epoch = pl.lit(dt.date(1970, 1, 1))
     landmark = np.ceil(cohort.index + months * MONTH_DAYS).astype(int)
     limits = cohort.people.select("patient_id").with_columns(limit=pl.Series(landmark))
-    out = {"patients": tables["patients"]}
+    people = tables["patients"].join(limits, on="patient_id", how="left")
+    lives_on = (pl.col("death_date") - epoch).dt.total_days() >= pl.col("limit")
+    seen_longer = (pl.col("followup_end") - epoch).dt.total_days() >= pl.col("limit")
+    people = people.with_columns(
+        pl.when(lives_on).then(None).otherwise("death_date").alias("death_date"),
+        pl.when(seen_longer)
+        .then(pl.col("followup_end").dt.offset_by("200d"))
+        .otherwise("followup_end")
+        .alias("followup_end"),
+    )
+    out = {"patients": people.select(tables["patients"].columns)}
     for name, table in tables.items():
         if name == "patients":
             continue
@@ -183,7 +193,26 @@ def test_nothing_after_the_window_reaches_the_features(tables, cohort, months) -
     assert (again == eligible).all() and same == funnel
     if steps < cohort.x.shape[1]:  # the test can fail: later cells did change
         assert not np.array_equal(changed.x[:, steps:], cohort.x[:, steps:], equal_nan=True)
-    assert (changed.event != cohort.event).any()
+    assert (changed.event != cohort.event).any() and (changed.death != cohort.death).any()
+
+
+def test_who_is_eligible_is_known_at_the_landmark() -> None:
+    """A second dialysis after it, which makes the first chronic, decides nothing, nor does a first record."""
+    landmark = int(np.ceil(6 * MONTH_DAYS))
+    diagnoses = [(i, 0, "N18.3") for i in (1, 2, 3, 4)]
+    seen = [(i, 10, "creatinine", 1.5) for i in (1, 2, 4)]
+    procedures = [(1, landmark - 30, "90935"), (2, landmark - 30, "90935"), (2, landmark + 70, "90935")]
+    late = [(3, landmark, "creatinine", 1.5)]
+    people = [person(i) for i in (1, 2, 3, 4)]
+    cohort, _ = build_cohort(tables_of(people, seen + late, diagnoses, procedures))
+    assert cohort.event.tolist() == [NEVER, landmark - 30, NEVER, NEVER]
+    eligible, funnel = cohort.eligible(6)
+    assert eligible.tolist() == [False, False, False, True]
+    assert ("- evidence of ESRD before the landmark", 2) in funnel and (
+        "- no record in the window",
+        1,
+    ) in funnel
+    assert cohort.eligible(12)[0].tolist() == [False, False, True, True]
 
 
 def test_sources_and_equation_choose_features_not_people(cohort) -> None:

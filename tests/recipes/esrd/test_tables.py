@@ -236,3 +236,36 @@ def test_race_is_read_as_it_is_written() -> None:
     said = ["Black", "Black or African American", "AFRICAN-AMERICAN", "white", "Blackfoot"]
     people = pl.DataFrame({"race": [text.lower() for text in said]})
     assert people.select(is_black()).to_series().to_list() == [True, True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "cannot be read: No such file"),
+        ("systems: [1", "is no YAML"),
+        ("hello", "must hold the mappings 'systems' and 'sets'"),
+        (
+            "systems: {a: {pattern: '['}}\nsets: {b: {role: outcome}}",
+            "system 'a' in codes.yaml needs a pattern",
+        ),
+    ],
+)
+def test_a_code_file_that_is_none_is_one_sentence(tmp_path, text, message) -> None:
+    path = tmp_path / "codes.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(DataError, match=message) as error:
+        load_codes(path)
+    assert isinstance(error.value, UserError) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("labs.csv", b""), ("labs.parquet", b"PAR1rubbish"), ("labs.csv", b"\xff\xfe\x80,\xff\n\x81,1\n")],
+)
+def test_files_that_are_no_tables_are_one_sentence(tmp_path, name, content) -> None:
+    write_tables(tmp_path, {"patients": PATIENTS, "diagnoses": DIAGNOSES}, "csv")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError) as error:
+        build_cohort(tmp_path)
+    assert "labs" in str(error.value) and "\n" not in str(error.value)

@@ -1,9 +1,9 @@
 """Real public cohorts through the same code: not CKD to ESRD, but real records, real outcomes, real flaws.
 
-- nafld: 17,549 people with laboratory results and diagnoses over time; death within eight years of the
-landmark. - support2: 9,105 seriously ill people, physiology on the third day, race; death within 180 days.
-- flchain: 7,874 people over 50 with creatinine and free light chains; death within five years. - uci_ckd:
-400 people of one hospital; the diagnosis itself, so a test of the plumbing and no prediction.
+- nafld: 17,549 people with laboratory results and diagnoses over time; death within eight years.
+- support2: 9,105 seriously ill people, physiology on the third day, race; death within 180 days.
+- flchain: 7,874 people over 50 with creatinine and free light chains; death within five years.
+- uci_ckd: 400 people of one hospital; the diagnosis itself, so a test of the plumbing and no prediction.
 
 The first three travel in wheels of the package index, which are read as files and never installed; the last
 lies in the shared data folder.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from kdfast.recipes.common.report import Report
 from kdfast.recipes.esrd import fairness as f
+from kdfast.recipes.esrd.grid import Feature
 from kdfast.recipes.esrd.report.cells import difference, interval, number, share, share_within
 from kdfast.recipes.esrd.report.labels import model_name, readable
 from kdfast.recipes.esrd.steps import Evaluated, auroc_gain
@@ -77,7 +80,20 @@ def equations(report: Report, best: Evaluated, by_equation: dict[str, Evaluated]
 def misclassified(report: Report, best: Evaluated) -> None:
     """Means of the features in which missed cases or false alarms differ most."""
     rows = f.misclassified(best.task, best.found)
-    cells = [(readable(r["feature"]), *(number(r[k], 2) for k in ("FN", "TP", "FP", "TN"))) for r in rows]
+    features = {feature.name: feature for feature in best.task.features}
+    cells = []
+    for row in rows:
+        feature = features[row["feature"].split(" (")[0]]
+        shown = share if feature.flag else partial(number, digits=2)
+        unit = _unit(feature, row["feature"])
+        cells.append((readable(row["feature"]) + unit, *(shown(row[k]) for k in ("FN", "TP", "FP", "TN"))))
     columns = ("mean of", "missed", "found", "false alarms", "true negatives")
     note = "Features in which missed and found cases, or false alarms and true negatives, differ most."
     report.table("Who is misclassified", columns, cells, note=note)
+
+
+def _unit(feature: Feature, name: str) -> str:
+    """ ", g/dL"; a slope is a year's."""
+    if feature.unit in ("", "claims"):
+        return ""
+    return f", {feature.unit}/year" if name.endswith("(slope)") else f", {feature.unit}"

@@ -22,14 +22,14 @@ METRICS = {
     "precision": "precision",
     "brier": "Brier",
     "ece": "ECE",
-    "observed_to_expected": "observed / expected",
+    "observed_to_expected": "O / E",
 }
 INTERVALS = ("auroc", "auprc", "f1", "sensitivity", "specificity", "brier", "observed_to_expected")
 METRICS_NOTE = (
     "Out-of-fold predictions of nested cross-validation. F1 at 0.5 calls a risk above one half positive; the "
     "threshold behind F1, sensitivity, specificity"
     " and precision was chosen on inner folds for the highest F1. AUROC: 0.5 chance, 1 perfect. ECE: mean "
-    "gap between predicted and observed risk. Observed / expected: above 1 means that risk was "
+    "gap between predicted and observed risk. O / E, observed over expected: above 1 means that risk was "
     "understated. Inner AUROC: on the inner folds alone, by which the model of the sections below was chosen."
 )
 

@@ -20,7 +20,7 @@ MEASURES = {
     "auprc": "AUPRC",
     "brier": "Brier",
     "ece": "ECE",
-    "observed_to_expected": "observed / expected",
+    "observed_to_expected": "O / E",
     "f1": "F1",
 }
 
@@ -56,6 +56,9 @@ def distillation(report: Report, found: Distilled, options: Options) -> None:
         f"{sizes} training, validation and test people; teacher: {options.teacher}. Students learn from the "
         f"labels and from the teacher's cross-fitted answers (share {options.alpha:g})."
     )
+    weak = [stage(name) for name, row in found.judged.items() if not row.interval[0] > 0.5]
+    if weak:
+        note += f" Not shown to be better than chance, so not for use: {'; '.join(weak)}."
     columns = ("model", "parameters", *MEASURES.values(), "95 % interval", "gain over alone")
     report.table("Small students", columns, rows, note=note)
     times = [(stage(name), number(ms[0], 2), number(ms[1], 2)) for name, ms in found.latency.items()]

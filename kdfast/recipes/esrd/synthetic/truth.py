@@ -9,13 +9,13 @@ where x_j are the true glomerular filtration rate (below 40, per 10 mL/min/1.73 
 diabetes, heart failure and the yearly rate of hospital admissions. The rate falls linearly, faster with
 diabetes and albuminuria.
 
-What a study of these people should find, because it was planted: - the effects above, and none of
-`NULL_FEATURES`; - kidney function and albuminuria are seen in laboratory results only, heart failure and
-admissions in claims only, so
-  neither source alone suffices;
-- race has no effect, and creatinine follows the race-free equation of 2021: the race term of 2009
-overstates the kidney
-  function of Black people, and a model that reads it understates their risk.
+What a study of these people should find, because it was planted:
+
+- the effects above, and none of `NULL_FEATURES`;
+- kidney function and albuminuria are seen in laboratory results only, heart failure and admissions in claims
+  only, so neither source alone suffices;
+- race has no effect, and creatinine follows the race-free equation of 2021: the race term of 2009 overstates
+  the kidney function of Black people, and a model that reads it understates their risk.
 """
 
 from __future__ import annotations
