@@ -1,4 +1,7 @@
-"""`python -m kdfast`: version, build, devices, every backend and the reason against it. --json, --check."""
+"""`python -m kdfast`: version, build, devices, every backend and the reason against it. --json, --check.
+
+With a command of `kdfast` behind it (`python -m kdfast distill nd`) it is that command.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +34,10 @@ def _show(facts: dict) -> None:
 
 def main() -> int:
     """Prints the facts; with --check computes every op on every backend, and exits with 1 if one is wrong."""
+    if sys.argv[1:] and not sys.argv[1].startswith("-"):
+        from kdfast import cli
+
+        return cli.main()
     parser = argparse.ArgumentParser(prog="python -m kdfast", description=__doc__)
     parser.add_argument("--json", action="store_true", help="as one JSON object")
     parser.add_argument("--check", action="store_true", help="compute every op on every backend that runs")

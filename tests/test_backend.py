@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kdfast import backend
-from kdfast.ops._fake import register_fake
+from kdfast.ops import _fake
 
 
 def test_a_slip_in_the_environment_is_a_sentence(monkeypatch):
@@ -14,11 +14,14 @@ def test_a_slip_in_the_environment_is_a_sentence(monkeypatch):
         backend.of(torch.zeros(2))
 
 
-def test_a_library_older_than_the_python_files_is_named():
+def test_a_library_older_than_the_python_files_is_named_once():
     if backend.reason_against("native", "cpu") is not None:
         pytest.skip("the native library is not there")
-    with pytest.warns(UserWarning, match="older than its Python files"):
-        register_fake("op_of_tomorrow", lambda x: x)
+    _fake._say_that_the_library_is_old.cache_clear()
+    with pytest.warns(UserWarning, match="older than its Python files") as said:
+        for name in ("op_of_tomorrow", "op_of_the_day_after"):
+            _fake.register_fake(name, lambda x: x)
+    assert len(said) == 1
 
 
 def test_an_explicit_choice_never_falls_back():

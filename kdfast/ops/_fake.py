@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
 
@@ -19,9 +20,14 @@ def register_fake(name: str, function: Callable) -> None:
         return
     if hasattr(torch.ops.kdfast, name):
         torch.library.register_fake(f"kdfast::{name}", function)
-        return
+    else:
+        _say_that_the_library_is_old()
+
+
+@functools.cache
+def _say_that_the_library_is_old() -> None:
     warnings.warn(
         "kdfast's compiled library is older than its Python files and lacks some of their ops, which run as "
         "plain PyTorch until it is built anew (make build, or pip install)",
-        stacklevel=2,
+        stacklevel=3,
     )

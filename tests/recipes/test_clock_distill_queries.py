@@ -46,6 +46,15 @@ def losses(pair, counts):
     return ours, MemoryDistillation()(ours, theirs, target), ConsistentLogitDistillation()(ours, theirs)
 
 
+def test_new_rt_detr_has_a_memory_of_unit_size():
+    """transformers' own initial values give one of 1e-4."""
+    torch.manual_seed(0)
+    images, mask, *_ = batch(2, 1)
+    labels = [{"boxes": torch.zeros(0, 4), "class_labels": torch.zeros(0, dtype=torch.int64)}] * 2
+    network = DetrWithQueries(build_detr("rt_detr", 3, **SMALL)).train()
+    assert 0.5 < network(images, mask, None, labels).memory.std() < 2
+
+
 @pytest.mark.parametrize("counts", [(2, 1), (2, 0), (0, 0)], ids=["objects", "one empty", "all empty"])
 def test_losses_and_gradients_are_finite(pair, counts):
     pair[0].zero_grad()

@@ -121,7 +121,19 @@ def build_detr(
     config = RTDetrConfig(
         d_model=dim, encoder_hidden_dim=dim, freeze_backbone_batch_norms=False, **channels, **common
     )
-    return RTDetrForObjectDetection(config)
+    return _initialised(RTDetrForObjectDetection(config))
+
+
+def _initialised(detr: nn.Module) -> nn.Module:
+    """RT-DETR with torch's initial convolutions and batch norms in its neck, as its authors train it.
+
+    transformers draws the norms' scales around 0, for weights that are loaded anyway: a new network's memory
+    would be 1e-4 small and hardly learn.
+    """
+    for name, module in detr.named_modules():
+        if ".backbone." not in name and isinstance(module, nn.Conv2d | nn.BatchNorm2d):
+            module.reset_parameters()
+    return detr
 
 
 def label_embedding_of(detr: nn.Module) -> Tensor | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isnan, nan
 from statistics import mean, stdev
 from typing import Any
 
@@ -58,7 +59,8 @@ def _add_table(
     for name, values in scores.items():
         size = sum(p.numel() for p in networks[name].parameters())
         spread = f" ± {stdev(v['AP'] for v in values):.3f}" if len(values) > 1 else ""
-        cells = [f"{_mean(values, key):.3f}" if key in values[0] else "" for key in columns]
+        means = [_mean(values, key) if key in values[0] else nan for key in columns]
+        cells = ["" if isnan(value) else f"{value:.3f}" for value in means]
         rows.append((sections.called(name), f"{size:,}", cells[0] + spread, *cells[1:], len(values)))
     parts = [f"{len(part):,}" for part in (data.train, data.validation, data.test)]
     note = (
