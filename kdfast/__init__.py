@@ -7,8 +7,8 @@ training, kdfast.recipes holds the published systems, and kdfast.select chooses 
 from kdfast import backend, functional, nn
 from kdfast.backend import use
 from kdfast.distill import Distiller, FeatureTap, TeacherCache, Term
-from kdfast.info import info
+from kdfast.info import info, package_version
 
-__version__ = info()["version"]
+__version__ = package_version()
 
 __all__ = ["Distiller", "FeatureTap", "TeacherCache", "Term", "backend", "functional", "info", "nn", "use"]

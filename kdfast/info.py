@@ -21,7 +21,8 @@ def _build_facts() -> dict[str, Any]:
     return {name.lower(): getattr(built, name) for name in vars(built) if name.isupper()}
 
 
-def _version() -> str:
+def package_version() -> str:
+    """kdfast's version; unlike `info`, without a look at any device."""
     built = _build_facts().get("version")
     if built is not None:
         return built
@@ -51,10 +52,10 @@ def _cpu_level() -> str | None:
 def info() -> dict[str, Any]:
     """Facts of this installation: versions, build, devices, and each backend's reason for not running, by
     device."""
-    devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+    missing = {"cpu": None, "cuda": None if torch.cuda.is_available() else "there is no GPU"}
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
-        "version": _version(),
+        "version": package_version(),
         "build": _build_facts(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -64,8 +65,8 @@ def info() -> dict[str, Any]:
         "cpu_threads": torch.get_num_threads(),
         "gpus": gpus,
         "backends": {
-            device: {name: backend.reason_against(name, device) for name in backend.BACKENDS}
-            for device in dict.fromkeys([*devices, "cuda"])
+            device: {name: backend.reason_against(name, device) or none for name in backend.BACKENDS}
+            for device, none in missing.items()
         },
         "environment": {name: value for name, value in os.environ.items() if name.startswith("KDFAST_")},
     }

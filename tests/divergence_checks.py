@@ -184,6 +184,7 @@ def refuses_bad_input(function: Callable) -> None:
         (lambda: function(x, y, temperature=0), ValueError, "temperature must be a finite number above 0"),
         (lambda: function(x, y, temperature=math.nan), ValueError, "temperature"),
         (lambda: function(x, y, temperature="4"), TypeError, "temperature must be a number"),
+        (lambda: function(x, y, scale_t2=2), TypeError, "scale_t2 must be True or False"),
         (lambda: function(x, y, reduction="average"), ValueError, "reduction must be one of none, mean"),
         (lambda: function(x, y, dim=2), ValueError, r"dim must be in \[-2, 1\]"),
         (lambda: function(x, y, dim=(0, -2)), ValueError, "twice"),

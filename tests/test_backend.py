@@ -1,5 +1,8 @@
 """Which backend serves a tensor, and what is said where none can."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -34,3 +37,17 @@ def test_an_explicit_choice_never_falls_back():
     assert backend.of(torch.zeros(2), "no_such_op") == "reference"
     with pytest.raises(ValueError, match="backend must be one of"):
         backend.use("fast")
+
+
+def test_importing_does_not_wake_the_gpu():
+    """A process that has woken it cannot be forked for data loaders that use it."""
+    code = """if True:
+        import torch
+        def wake(*_):
+            raise SystemExit("kdfast wakes the GPU when it is imported")
+        torch.cuda.device_count, torch.cuda._lazy_init = lambda: 1, wake
+        import kdfast
+        assert kdfast.__version__
+    """
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr

@@ -88,6 +88,7 @@ def test_bad_input():
                 r"student must be \[samples, classes\]",
             ),
             (lambda: KF.dist_loss(STUDENT, TEACHER, gamma=None), TypeError, "gamma must be a number"),
+            (lambda: KF.dist_loss(STUDENT, TEACHER, beta=float("nan")), ValueError, "beta must be a finite"),
             (lambda: KF.dist_loss(STUDENT, TEACHER, temperature=0), ValueError, "temperature"),
         ]
     )

@@ -146,6 +146,7 @@ def test_bad_input():
                 "target must hold class numbers",
             ),
             (lambda: KF.dkd_loss(STUDENT, TEACHER, TARGET[:2]), ValueError, r"target must have shape \(4,\)"),
+            (lambda: KF.dkd_loss(STUDENT, TEACHER, TARGET, beta=float("inf")), ValueError, "beta must be a"),
             (lambda: KF.dkd_loss(STUDENT, TEACHER, TARGET, alpha="1"), TypeError, "alpha must be a number"),
             (
                 lambda: KF.dkd_loss(STUDENT, TEACHER, TARGET, reduction="avg"),

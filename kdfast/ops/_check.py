@@ -58,6 +58,14 @@ def number(name: str, x: object) -> float:
     return float(x)
 
 
+def finite(name: str, x: object) -> float:
+    """A finite number, as a float: TypeError, ValueError."""
+    value = number(name, x)
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, got {x}")
+    return value
+
+
 def reduction(name: str) -> int:
     """The code of a reduction: ValueError."""
     code = REDUCTIONS.get(name) if isinstance(name, str) else None

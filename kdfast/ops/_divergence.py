@@ -88,6 +88,7 @@ def divergence(
         return _of_shards(name, student, teacher, dim, **keywords)
     class_dims = _check.logits_pair(student, teacher, dim)
     temperature = _check.positive("temperature", temperature)
+    _check.flag("scale_t2", scale_t2)
     code = _check.reduction(reduction)
     if mask is not None:
         _check.row_mask(mask, [n for d, n in enumerate(student.shape) if d not in class_dims], student)

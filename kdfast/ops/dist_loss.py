@@ -100,7 +100,7 @@ def dist_loss(
     _check.logits_pair(student, teacher, -1)
     if student.dim() < 2:
         raise ValueError(f"student must be [samples, classes], got shape {tuple(student.shape)}")
-    beta, gamma = _check.number("beta", beta), _check.number("gamma", gamma)
+    beta, gamma = _check.finite("beta", beta), _check.finite("gamma", gamma)
     temperature = _check.positive("temperature", temperature)
     kernels = backend.of(student, "dist_loss")
     if kernels == "reference":

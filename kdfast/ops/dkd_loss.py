@@ -84,7 +84,7 @@ def dkd_loss(
     """
     _check.logits_pair(student, teacher, -1)
     _check.class_index("target", target, student.shape[:-1], "student", student)
-    alpha, beta = _check.number("alpha", alpha), _check.number("beta", beta)
+    alpha, beta = _check.finite("alpha", alpha), _check.finite("beta", beta)
     temperature = _check.positive("temperature", temperature)
     _check.reduction(reduction)
     kernels = backend.of(student, "dkd_loss")

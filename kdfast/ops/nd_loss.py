@@ -125,6 +125,7 @@ def nd_loss(
     _check_features.shape("target", target, student.shape[:1], "one class per row")
     for name, x in (("class_means", class_means), ("target", target)):
         _check.same_device(name, x, "student", student)
+    _check.whole_number("ignore_index", ignore_index, -(2**63))
     code = _check.reduction(reduction)
     if mask is not None:
         _check.row_mask(mask, student.shape[:1], student)
