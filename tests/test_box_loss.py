@@ -9,6 +9,8 @@ import kdfast
 import kdfast.functional as KF
 from kdfast.ops.box_loss import box_loss_reference
 
+OP = "box_loss"
+
 TEACHER = [[0.5, 0.5, 0.2, 0.3], [0.3, 0.6, 0.1, 0.1], [0.7, 0.2, 0.4, 0.2]]
 STUDENT = [[0.52, 0.48, 0.25, 0.28], [0.2, 0.6, 0.1, 0.2], [0.1, 0.8, 0.1, 0.1]]
 WEIGHT = [0.860397435182, 0.878544273032, 0.695134990431]

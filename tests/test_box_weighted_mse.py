@@ -17,6 +17,7 @@ from feature_checks import (
 import kdfast
 import kdfast.functional as KF
 from kdfast.ops.box_weighted_mse import box_weighted_mse_reference
+from kdfast.ops.box_weights import weights_for_loss
 
 
 def boxes_of_cells(extents, h, w):
@@ -38,9 +39,9 @@ def test_vector(place):
     s, t, boxes, shapes = vector()
     s, t, boxes = s.to(place), t.to(place), [b.to(place) for b in boxes]
     double = {"dtype": torch.float64}
-    inside = KF.box_weights(boxes, shapes, alpha=1.0, beta=0.0, **double)
+    inside = weights_for_loss(boxes, shapes, alpha=1.0, beta=0.0, **double)
     near(KF.weighted_mse(s, t, position=inside)[0], 4.00447732188433, 1e-12)
-    outside = KF.box_weights(boxes, shapes, alpha=0.0, beta=1.0, **double)
+    outside = weights_for_loss(boxes, shapes, alpha=0.0, beta=1.0, **double)
     near(KF.weighted_mse(s, t, position=outside)[0], 1.4480357634365186, 1e-12)
     sixth = 1 / 6
     rows = [

@@ -6,6 +6,8 @@ from feature_checks import refuses
 import kdfast.functional as KF
 from kdfast.ops.box_weights import box_weights_reference
 
+OP = "box_weights"
+
 
 def loop_weights(boxes, shapes, alpha, beta, mask=None):
     """Cell by cell, box by box, in Python numbers rounded to float32 where the contract says so."""

@@ -18,6 +18,8 @@ from feature_checks import (
 import kdfast.functional as KF
 from kdfast.ops.class_box_l2 import class_box_l2_reference
 
+OP = "class_box_l2"
+
 
 def test_vector(place):
     t, s = wave((4, 3, 4), 1.0, 0.7).to(place), wave((4, 5, 4), 1.0, 1.1).to(place)

@@ -7,6 +7,8 @@ from feature_checks import DTYPES, noise, refuses
 import kdfast.functional as KF
 from kdfast.ops.class_sums import class_sums_reference
 
+OP = "class_sums"
+
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_agrees_with_its_definition(place, dtype):

@@ -19,6 +19,8 @@ import kdfast
 import kdfast.functional as KF
 from kdfast.ops.dice_diversity import FORMS, dice_diversity_reference
 
+OP = "dice_diversity"
+
 
 @pytest.mark.parametrize(
     "shape, phase, form, value, grad",

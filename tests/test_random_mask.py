@@ -7,6 +7,8 @@ from feature_checks import DTYPES, noise, refuses, value_and_grads, works_with_p
 import kdfast.functional as KF
 from kdfast.ops.random_mask import philox, random_mask_reference
 
+OP = "random_mask"
+
 
 def test_philox_is_the_published_one():
     """Known answers of Random123: counter and key of zeros, and of ones."""

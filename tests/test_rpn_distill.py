@@ -18,6 +18,8 @@ from feature_checks import (
 import kdfast.functional as KF
 from kdfast.ops.rpn_distill import rpn_distill_reference
 
+OP = "rpn_distill"
+
 
 def rpn(place):
     waves = ((1, 2, 2, 3), 1.9), ((1, 2, 2, 3), 0.4), ((1, 8, 2, 3), 2.2), ((1, 8, 2, 3), 0.1)

@@ -18,6 +18,8 @@ from feature_checks import (
 import kdfast.functional as KF
 from kdfast.ops.soft_bce import soft_bce_reference
 
+OP = "soft_bce"
+
 
 def test_vector(place):
     t, s = wave((4, 3, 2, 2), 3.0, 0.2).to(place), wave((4, 5, 2, 2), 3.0, 0.9).to(place)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kdfast.ops import _check, _check_features
 from kdfast.ops._divergence import compute_type
-from kdfast.ops.box_weights import box_weights, box_weights_reference, check_boxes
+from kdfast.ops.box_weights import box_weights_reference, check_boxes, weights_for_loss
 from kdfast.ops.weighted_mse import weighted_mse, weighted_mse_reference
 
 
@@ -83,7 +83,7 @@ def box_weighted_mse(
         _check.row_mask(mask, student.shape[:2], student)
     if not boxes:
         return box_weighted_mse_reference(student, teacher, boxes, shapes)
-    weight = box_weights(
+    weight = weights_for_loss(
         boxes, shapes, alpha=alpha, beta=beta, mask=mask, dtype=compute_type(student, teacher)
     )
     return weighted_mse(student, teacher, position=weight)[0] / student.size(0)

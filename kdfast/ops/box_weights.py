@@ -102,8 +102,34 @@ def box_weights(
     Raises TypeError, ValueError or RuntimeError for bad input; boxes with NaN or negative sizes ValueError
     on the CPU.
     """
+    joined = _joined(boxes, shapes, alpha, beta, mask, dtype)
+    return _weights(backend.of(joined, "box_weights"), joined, boxes, shapes, alpha, beta, mask, dtype)
+
+
+def weights_for_loss(
+    boxes: Sequence[Tensor],
+    shapes: Sequence[tuple[int, int]],
+    *,
+    alpha: float,
+    beta: float,
+    mask: Tensor | None = None,
+    dtype: torch.dtype,
+) -> Tensor:
+    """`box_weights` for weighted_mse: by the definition where that runs in Triton, which has no kernel of the
+    weights.
+    """
+    joined = _joined(boxes, shapes, alpha, beta, mask, dtype)
+    kernels = backend.of(joined, "weighted_mse")
+    if kernels != "triton":
+        kernels = backend.of(joined, "box_weights")
+    return _weights(kernels, joined, boxes, shapes, alpha, beta, mask, dtype)
+
+
+def _joined(boxes, shapes, alpha, beta, mask, dtype) -> Tensor:
+    """All boxes [n, 4] in float32, after the checks."""
     tokens = check_boxes(boxes, shapes)
-    alpha, beta = _check_features.not_negative("alpha", alpha), _check_features.not_negative("beta", beta)
+    _check_features.not_negative("alpha", alpha)
+    _check_features.not_negative("beta", beta)
     if mask is not None:
         _check.tensor("mask", mask)
         _check_features.shape("mask", mask, (len(boxes), tokens), "[batch, tokens]")
@@ -111,15 +137,18 @@ def box_weights(
             _check.same_device("mask", mask, "boxes[0]", boxes[0])
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
-    joined = torch.cat([b.detach().float() for b in boxes]) if boxes else torch.zeros(0, 4)
+    return torch.cat([b.detach().float() for b in boxes]) if boxes else torch.zeros(0, 4)
+
+
+def _weights(kernels, joined, boxes, shapes, alpha, beta, mask, dtype) -> Tensor:
     counts = [b.size(0) for b in boxes]
-    kernels = backend.of(joined, "box_weights")
-    if kernels == "reference" or not boxes or not tokens:
+    if kernels != "native" or not boxes or not shapes:
         _check_features.box_contents("boxes", joined)
         return box_weights_reference(joined, counts, shapes, alpha, beta, mask, dtype)
     mask = None if mask is None else (mask != 0).contiguous()
     sizes = [n for shape in shapes for n in shape]
-    return backend.ops(kernels).box_weights(joined, counts, sizes, alpha, beta, mask, dtype == torch.float64)
+    wide = dtype == torch.float64
+    return backend.ops(kernels).box_weights(joined, counts, sizes, float(alpha), float(beta), mask, wide)
 
 
 def check_boxes(boxes: object, shapes: object) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kdfast.ops import _check, _check_features
 from kdfast.ops._divergence import compute_type
-from kdfast.ops.box_weights import box_weights, box_weights_reference, check_boxes
+from kdfast.ops.box_weights import box_weights_reference, check_boxes, weights_for_loss
 from kdfast.ops.weighted_mse import weighted_mse, weighted_mse_reference
 
 
@@ -95,5 +95,5 @@ def fgd_loss(
         return fgd_loss_reference(student, teacher, boxes, temperature=temperature)
     _check.same_device("boxes[0]", boxes[0], "student", student)
     compute = compute_type(student, teacher)
-    weight = box_weights(boxes, [tuple(student.shape[2:])], alpha=alpha, beta=beta, dtype=compute)
+    weight = weights_for_loss(boxes, [tuple(student.shape[2:])], alpha=alpha, beta=beta, dtype=compute)
     return _loss(weighted_mse, student, teacher, weight, temperature, gamma)
