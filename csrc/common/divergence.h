@@ -173,8 +173,9 @@ struct Row {
 
 template <class N>
 KD_FN Row<N> finish(Statistics<N> part, N shift) {
-  const N zero = fill<N>(0), one = fill<N>(1), impossible = minus_infinity<N>();
-  const auto uncounted = (part.student_max == impossible) | (part.teacher_max == impossible);
+  const N zero = fill<N>(0), one = fill<N>(1);
+  // By the sums: the maximum of nothing but NaN is -inf too, and such a row counts.
+  const auto uncounted = (part.student_sum == zero) | (part.teacher_sum == zero);
   const auto near = part.distance <= fill<N>(kNearLimit);
   const N student_sum = select(uncounted, one, part.student_sum),
           teacher_sum = select(uncounted, one, part.teacher_sum);

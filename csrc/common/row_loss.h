@@ -111,6 +111,7 @@ KD_FN Mass<typename W::A> student_mass(W& w, typename W::A inverse_temperature, 
     sum = sum + e;
   });
   mass.sum = w.sum(sum);
+  if (mass.sum != mass.sum) mass.max = mass.sum;  // nothing but NaN is not nothing
   return mass;
 }
 
@@ -162,7 +163,7 @@ KD_FN Pair<typename W::A> pair_of_rows(W& w, typename W::A inverse_temperature, 
                                w.sum(part.teacher_sum),
                                w.sum(part.excess),
                                w.largest(part.distance)};
-  return {finish(whole, shift), !impossible(s_max), !impossible(t_max)};
+  return {finish(whole, shift), whole.student_sum != A(0), whole.teacher_sum != A(0)};
 }
 
 template <class N, class A>
