@@ -30,6 +30,7 @@ from kdfast.ops import (
     rkd_distance,
     similarity_preserving,
 )
+from kdfast.ops.box_weights import weights_for_loss
 
 BOXES = [torch.tensor([[0.5, 0.5, 0.4, 0.3], [0.2, 0.3, 0.2, 0.5]]), torch.zeros(0, 4)]
 
@@ -103,8 +104,8 @@ def official_fgd(s, t, tau=0.5, alpha=1e-3, beta=5e-4, gamma=1e-3):
 
     (s_spatial, s_channel), (t_spatial, t_channel) = attentions(s), attentions(t)
     one = {"dtype": torch.float64}
-    foreground = KF.box_weights(BOXES, [(h, w)], alpha=1.0, beta=0.0, **one).reshape(b, h, w)
-    background = KF.box_weights(BOXES, [(h, w)], alpha=0.0, beta=1.0, **one).reshape(b, h, w)
+    foreground = weights_for_loss(BOXES, [(h, w)], alpha=1.0, beta=0.0, **one).reshape(b, h, w)
+    background = weights_for_loss(BOXES, [(h, w)], alpha=0.0, beta=1.0, **one).reshape(b, h, w)
     scale = t_spatial.sqrt()[:, None] * t_channel.sqrt()[..., None, None]
     parts = [
         F.mse_loss(s * scale * m.sqrt()[:, None], t * scale * m.sqrt()[:, None], reduction="sum") / b
