@@ -107,11 +107,11 @@ struct Correlation {
   A value, scale, share;
 };
 
-// Whether n numbers around `mean` differ by no more than rounding: they are one number then, and dividing by
-// eps would make a gradient of the rounding.
+// Whether n numbers differ from `mean` by no more than its rounding, a few units in the last place: they are
+// one number then, and dividing by eps would make a gradient of the rounding.
 template <class A>
 KD_FN bool constant(A square_sum, A n, A mean) {
-  const A rounding = (sizeof(A) == sizeof(float) ? A(0x1p-23) : A(0x1p-52)) * mean;
+  const A rounding = (sizeof(A) == sizeof(float) ? A(0x1p-21) : A(0x1p-50)) * mean;
   return square_sum <= n * (rounding * rounding);
 }
 

@@ -78,6 +78,16 @@ def test_works_with_pytorch(place):
     checks.works_with_pytorch(lambda s: KF.dist_loss(s, teacher, temperature=2.0), STUDENT.to(place))
 
 
+def test_a_teacher_that_says_the_same_of_every_row(place):
+    teacher, student = torch.randn(1, 257).expand(33, 257), torch.randn(33, 257)
+    grads = []
+    for function, dtype in ((KF.dist_loss, torch.float32), (dist_loss_reference, torch.float64)):
+        s = student.detach().to(place, dtype).requires_grad_()
+        function(s, teacher.to(place, dtype), temperature=2.0).backward()
+        grads.append(s.grad.double())
+    assert (grads[0] - grads[1]).norm() < 1e-5 * grads[1].norm()
+
+
 def test_bad_input():
     checks.refuses(
         [
