@@ -1,7 +1,8 @@
 """The `kdfast` command: `distill` a student, `bench` the ops, `info` about this installation.
 
-Exit status: 0 done; 2 bad input, with one line on stderr; 130 interrupted, 143 terminated; anything else is a
-fault, with a traceback. KDFAST_TRACEBACK=1 shows where a one-line error came from.
+Exit status: 0 done; 2 bad input, with one line on stderr; 130 interrupted, 141 nobody reads the output, 143
+terminated; anything else is a fault, with a traceback. KDFAST_TRACEBACK=1 shows where a one-line error came
+from.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Interrupted, KeyboardInterrupt) as error:
         print(f"kdfast: {str(error) or 'interrupted'}", file=sys.stderr)
         return getattr(error, "status", 130)
+    except BrokenPipeError:  # the reader has seen enough (`| head`); without this Python complains as it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except Exception as error:
         sentence = _sentence(error)
         if sentence is None or os.environ.get("KDFAST_TRACEBACK") == "1":

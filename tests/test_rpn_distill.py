@@ -106,3 +106,5 @@ def test_bad_input():
     refuses(ValueError, "student_deltas must be", call, *logits, *deltas)
     refuses(ValueError, "same shape", call, logits[0], logits[1][:, :1], *deltas)
     refuses(ValueError, "student_logits must be", call, *(x[0] for x in logits), *deltas)
+    fit = [torch.rand(1, 8, 2, 2)] * 2
+    refuses(ValueError, "threshold must be", call, *logits, *fit, threshold=float("nan"))

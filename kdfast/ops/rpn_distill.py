@@ -113,6 +113,8 @@ def rpn_distill(
     )
     _check.same_device("student_deltas", student_deltas, "student_logits", student_logits)
     threshold = _check.number("threshold", threshold)
+    if threshold != threshold:
+        raise ValueError("threshold must be a number or an infinity, got nan")
     kernels = backend.of(student_logits, "rpn_distill")
     if kernels == "reference" or student_logits.numel() == 0:
         return rpn_distill_reference(

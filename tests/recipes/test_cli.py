@@ -31,6 +31,14 @@ def test_no_arguments_shows_commands(capsys):
     assert all(word in out for word in ("distill", "bench", "info"))
 
 
+def test_a_reader_that_leaves_ends_it_quietly():
+    command = [sys.executable, "-m", "kdfast", "distill"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert "Traceback" not in process.stderr.read()
+    assert process.returncode == 141
+
+
 def test_distill_lists_recipes_with_their_first_line(capsys):
     assert main(["distill"]) == 0
     assert "Classic knowledge distillation" in capsys.readouterr().out
