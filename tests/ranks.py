@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -9,19 +10,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 CODE = """
-import importlib, sys
+import importlib, os, sys
 import torch.distributed as dist
 module, function, store, rank = sys.argv[1:]
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=int(rank), world_size=2)
 getattr(importlib.import_module(module), function)(int(rank))
+dist.barrier()
 dist.destroy_process_group()
+os._exit(0)  # gloo's threads now and then abort a process that goes through its normal end
 """
 
 
 def on_two_ranks(function: Callable[[int], None], folder: Path) -> None:
     """Calls function(rank) on both ranks; fails with the output of the first that fails, or after three
     minutes."""
-    path = os.pathsep.join(filter(None, sys.path))
+    here = str(Path(inspect.getfile(function)).parent)
+    path = os.pathsep.join([here, *filter(None, sys.path)])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": path}
     words = [sys.executable, "-c", CODE, function.__module__.rpartition(".")[2], function.__name__]
     ranks = [

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from ranks import on_two_ranks
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -166,19 +167,17 @@ def test_sampler_shares_samples_out_by_epoch():
     assert orders[0] != orders[1]
 
 
-def agree(rank, file):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+def agree(rank):
     layer = nn.BatchNorm1d(3)
     layer.running_mean.fill_(rank + 1)
     AgreeOnBuffers().on_train_end(SimpleNamespace(world_size=2), layer)
     assert layer.running_mean.tolist() == [1, 1, 1]
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_processes_agree_on_batch_statistics(tmp_path):
     """What the main one saves, the others go on with: a resumed run reads it in all of them."""
-    torch.multiprocessing.spawn(agree, (str(tmp_path / "meeting"),), nprocs=2)
+    on_two_ranks(agree, tmp_path)
 
 
 def test_unreadable_samples_are_named_or_left_out():
