@@ -50,8 +50,10 @@ build: $(VENV)/.editable  ## compile into kdfast/ (editable install); quick when
 # Triton's interpreter must be asked for before Python starts, so its tests are a run of their own.
 test: build  ## every test
 	@pytest $(PYTEST_ARGS)
-	TRITON_INTERPRET=1 pytest -k "triton-cpu" tests/test_kl_div.py tests/test_js_div.py tests/test_tv_dist.py \
-		tests/test_cross_entropy_kl_div.py tests/test_nd_loss.py tests/test_triton_kan.py
+	TRITON_INTERPRET=1 pytest -k "triton-cpu" tests/test_kl_div.py tests/test_js_div.py \
+	  tests/test_tv_dist.py tests/test_cross_entropy_kl_div.py tests/test_nd_loss.py \
+	  tests/test_triton_kan.py tests/test_skew_kl_div.py tests/test_reverse_kl_div.py \
+	  tests/test_selection_masks.py tests/test_attention_masks.py tests/test_scale_grad.py
 
 demo: build  ## distil a student on handwritten digits, in a few minutes; see its report.html
 	@kdfast distill kd $(if $(OUT),--out $(OUT))
