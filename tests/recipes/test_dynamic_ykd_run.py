@@ -62,6 +62,7 @@ def test_run_writes_what_it_should(straight):
         "fine-tuning",
         "joint training",
         "Averaging the old and the new head",
+        "share of a step",
     )
     assert all(words in page for words in parts)
     assert page.count("data:image/png") == 4 * 4

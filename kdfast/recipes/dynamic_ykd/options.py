@@ -32,10 +32,10 @@ class Options(RunOptions):
     masks: bool = False
     """segment instances too; the data must have masks (brain, coco)"""
 
-    short_side: int = 180
+    short_side: int = 120
     """images are resized to this shorter side; 800 in the paper"""
 
-    long_side: int = 240
+    long_side: int = 160
     """but no longer than this; 1333 in the paper"""
 
     backbone: str = "mobilenet_v2"
@@ -44,7 +44,7 @@ class Options(RunOptions):
     weights: str | None = "imagenet"
     """of the backbone: imagenet (mobilenet_v2 only), a file of torchvision's, or none"""
 
-    anchor_sizes: tuple[int, ...] = (16, 32, 64)
+    anchor_sizes: tuple[int, ...] = (12, 24, 48)
     """sides of the anchors in pixels of the resized image; 32 64 128 256 512 in the paper"""
 
     pool: int = 6
