@@ -91,7 +91,7 @@ def as_coco2017(folder: Path) -> Path:
 
 
 def as_pixels(folder: Path, layout: str) -> Path:
-    """The same pictures with a class for each pixel, as Cityscapes, VOC or a plain folder has it."""
+    """The same pictures with a class for each pixel, as Cityscapes or VOC has it."""
     source = write(folder / "coco")
     for part in ("train", "val"):
         names = []
@@ -110,7 +110,6 @@ def as_pixels(folder: Path, layout: str) -> Path:
         lists = folder / "ImageSets" / "Segmentation"
         lists.mkdir(parents=True, exist_ok=True)
         (lists / f"{part}.txt").write_text("\n".join(names))
-    (folder / "classes.txt").write_text("\n".join(("ground", *CLASSES)))
     return folder
 
 
@@ -120,7 +119,6 @@ _LABELLED = {  # layout -> image and labels
         "gtFine/{part}/ulm/{name}_gtFine_labelIds.png",
     ),
     "voc": ("JPEGImages/{name}.png", "SegmentationClass/{name}.png"),
-    "folder": ("images/{part}/{name}.png", "labels/{part}/{name}.png"),
 }
 
 

@@ -1,4 +1,4 @@
-"""The three dense recipes from the command line on every layout of folders, with small networks."""
+"""The dense recipes from the command line on the layouts that their own tests do not use, small networks."""
 
 import coco_folder
 import pytest
@@ -31,8 +31,16 @@ def ran(recipe: str, options: dict, root, out) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", BOXES)
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    "recipe, layout",
+    [
+        ("acam_kd", "coco"),
+        ("acam_kd", "kitti"),
+        ("clock_distill", "kitti"),
+        ("clock_distill", "voc"),
+        ("dynamic_ykd", "coco"),
+    ],
+)
 def test_boxes(tmp_path, recipe, layout):
     root = BOXES[layout](tmp_path / "data")
     page = ran(recipe, RECIPES[recipe] | {"data": layout}, root, tmp_path / "out")
@@ -42,7 +50,7 @@ def test_boxes(tmp_path, recipe, layout):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", ["cityscapes", "voc", "folder"])
+@pytest.mark.parametrize("layout", ["cityscapes", "voc"])
 def test_pixels(tmp_path, layout):
     root = coco_folder.as_pixels(tmp_path / "data", layout)
     options = ACAM | {"task": "seg", "data": layout, "short-side": 32, "long-side": 32, "width": 16}
