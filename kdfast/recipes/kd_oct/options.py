@@ -14,6 +14,7 @@ NEH: dict[str, Any] = {
     "teacher_accumulate": 4, "batch_size": 8, "accumulate": 2, "teacher_lr": 1e-4, "backbone_lr": 2e-5,
     "lr": 1e-3, "teacher_warmup": 10, "warmup": 5, "freeze": 5, "teacher_patience": 25, "patience": 20,
     "swa_start": 100, "swa_lr": 1e-5, "teacher_augment": "teacher", "augment": "student", "drop_rate": 0.3,
+    "focal": "kdoct", "class_weights": "teacher",
 }  # fmt: skip
 UCSD = NEH | {"teacher_batch_size": 64, "teacher_accumulate": 1, "batch_size": 16, "accumulate": 2}
 DEMONSTRATION = NEH | {
@@ -21,7 +22,7 @@ DEMONSTRATION = NEH | {
     "folds": 3, "teacher_epochs": 6, "epochs": 10, "teacher_batch_size": 32, "teacher_accumulate": 1,
     "batch_size": 32, "accumulate": 1, "teacher_lr": 1e-3, "backbone_lr": 5e-4, "lr": 3e-3,
     "teacher_warmup": 1, "warmup": 1, "freeze": 0, "teacher_patience": 0, "patience": 0, "swa_start": 4,
-    "swa_lr": 2e-4, "teacher_augment": "student", "drop_rate": 0.0,
+    "swa_lr": 2e-4, "teacher_augment": "student", "drop_rate": 0.0, "focal": "standard", "class_weights": "both",
 }  # fmt: skip
 
 
@@ -58,8 +59,12 @@ class Options(RunOptions):
     teacher_run: str = ""
     """folder of an earlier run whose teachers are taken; its folds must be the same"""
 
-    focal: Literal["kdoct", "standard"] = "kdoct"
+    focal: Literal["kdoct", "standard"] | None = None
     """the teacher's loss: kdoct has the class weights inside the focus, as the official code"""
+
+    class_weights: Literal["teacher", "both", "none"] | None = None
+    """whose labels' loss has balanced class weights: the teacher's only, as published, also the students', or
+    nobody's"""
 
     gamma: float = 2.0
     """of the focal loss"""
