@@ -57,7 +57,8 @@ BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "progress")
 
 
 @pytest.mark.parametrize(
-    ("given", "message"), [(["--ema", "1"], "--ema"), (["--sync-bn"], "--sync-bn")]
+    ("given", "message"),
+    [(["--ema", "1"], "--ema"), (["--sync-bn"], "--sync-bn"), (["--precision", "16-mixed"], "--precision")],
 )
 def test_refused(given, message, tmp_path, capsys):
     assert main(["distill", "nd", *SMALL, *given, "--out", str(tmp_path / "run")]) == 2

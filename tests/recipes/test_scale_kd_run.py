@@ -101,7 +101,9 @@ def test_two_processes_share_the_batches(small, tmp_path):
     """Under torchrun: half the steps, one folder, the bare student."""
     start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "kdfast.cli"]
     given = [*small, "--no-baseline", "--epochs", "1", "--ema", "0.1", "--out", str(tmp_path / "out")]
-    done = subprocess.run([*start, "distill", "scale_kd", *given], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [*start, "distill", "scale_kd", *given], capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     records = history(tmp_path / "out")
     assert [record["stage"] for record in records] == ["teacher", "distilled-0"]

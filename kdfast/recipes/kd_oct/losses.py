@@ -90,4 +90,6 @@ def distiller(
     weight: of the classes in the cross-entropy; the paper has none.
     """
     term = kdfast.Term(kdfast.nn.KLDivLoss(temperature=temperature), name="kl", weight=kl)
-    return kdfast.Distiller(student, teacher, [term], ScaledCrossEntropy(ce, weight), teacher_dtype=teacher_dtype)
+    return kdfast.Distiller(
+        student, teacher, [term], ScaledCrossEntropy(ce, weight), teacher_dtype=teacher_dtype
+    )
