@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -108,16 +109,30 @@ def as_double(x: Any) -> Any:
     return x.double() if isinstance(x, Tensor) and x.is_floating_point() else x
 
 
+@contextmanager
+def nan_filled_memory() -> Iterator[None]:
+    """What torch allocates is NaN until it is written: an output that a kernel forgets is seen."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.utils.deterministic.fill_uninitialized_memory and torch.empty(1).isnan()
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
 def run(function: Callable, case: Case, *, device: str = "cpu", double: bool = False, upstream: float = 1.0):
     """Values and gradients of one call."""
     change = as_double if double else lambda x: x
     move = lambda x: change(x).detach().to(device) if isinstance(x, Tensor) else x  # noqa: E731
     inputs = [move(x).requires_grad_() for x in case.inputs]
     keywords = {name: move(x) for name, x in case.keywords.items()}
-    out = function(*inputs, *(move(x) for x in case.constants), **keywords)
-    outs = out if isinstance(out, tuple) else (out,)
-    total = sum((x.sum() * weight for x, weight in zip(outs, (1.0, 0.7, 1.3), strict=False)))
-    grads = torch.autograd.grad(total * upstream, inputs)
+    constants = [move(x) for x in case.constants]
+    with nan_filled_memory():
+        out = function(*inputs, *constants, **keywords)
+        outs = out if isinstance(out, tuple) else (out,)
+        total = sum((x.sum() * weight for x, weight in zip(outs, (1.0, 0.7, 1.3), strict=False)))
+        grads = torch.autograd.grad(total * upstream, inputs)
     return [x.detach().cpu() for x in outs], [x.cpu() for x in grads]
 
 
