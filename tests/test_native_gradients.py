@@ -28,8 +28,8 @@ def row_losses(native, classes: int) -> dict[str, Loss]:
     """Those of test_native_row_loss.py, where every value is finite."""
     found = {}
     for name, student, inputs, _ in cases(classes, torch.float64):
-        student = student.clone()
-        student[3] = student[0]  # it held classes that only the teacher has
+        some = student.isinf().any(-1) & ~student.isinf().all(-1)
+        student = torch.where(some[:, None], student[0], student)  # their values may be infinite
 
         def loss(x, name=name, inputs=inputs):
             values = row_loss_runs.run(native, name, x, with_grad=False, **inputs)[0]
@@ -152,7 +152,7 @@ def test_row_losses(native, classes):
     check(row_losses(native, classes), seed=classes)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(seed=st.integers(0, 10**6))
 @pytest.mark.parametrize("losses", [feature_losses, pair_losses, attention_losses])
 def test_losses(native_module, losses, seed):
