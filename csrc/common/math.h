@@ -72,8 +72,8 @@ KD_FN N minus_infinity() {
   return fill<N>(-__builtin_huge_val());
 }
 
-// phi(u) / u^2 for |u| <= 1/2, a polynomial. float: the one of degree 5 whose largest relative error is least,
-// 2.4e-8. double: Taylor's first 14 terms, 2e-16.
+// phi(u) / u^2 for |u| <= 1/2, a polynomial. float: the one of degree 5 whose largest relative error is
+// least, 2.4e-8. double: Taylor's first 14 terms, 2e-16.
 template <class N>
 KD_FN N phi_polynomial(N u) {
   constexpr int kTerms = sizeof(ScalarOf<N>) == 4 ? 6 : 14;
