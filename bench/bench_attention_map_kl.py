@@ -26,8 +26,8 @@ def test_attention_map_kl(benchmark, size):
 
     def provider(name, form):
         def step():
-            sq.grad = sk.grad = None
             form(sq, sk, tq, tk).backward()
+            sq.grad = sk.grad = None
 
         return Provider(name, step, harness.gradient_of(form, sq.detach(), sk.detach(), tq, tk))
 

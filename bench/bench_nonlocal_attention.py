@@ -27,8 +27,8 @@ def test_nonlocal_attention(benchmark, size):
 
     def provider(name, form):
         def step():
-            query.grad = key.grad = value.grad = None
             form(query, key, value).backward()
+            query.grad = key.grad = value.grad = None
 
         return Provider(name, step, harness.gradient_of(form, query.detach(), key.detach(), value.detach()))
 

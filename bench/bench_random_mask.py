@@ -25,8 +25,8 @@ def test_random_mask(benchmark, over):
 
     def step(function):
         def run():
-            x.grad = None
             function(x).backward(up)
+            x.grad = None
 
         return run
 

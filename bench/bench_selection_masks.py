@@ -30,8 +30,8 @@ def test_selection_masks(benchmark, size):
 
     def provider(name, form):
         def step():
-            fused.grad = units.grad = channel_units.grad = None
             form(fused, units, channel_units).backward()
+            fused.grad = units.grad = channel_units.grad = None
 
         return Provider(name, step, harness.gradient_of(form, fused.detach(), units, channel_units))
 
