@@ -58,11 +58,15 @@ def logits(
     return student.to(dtype), teacher.to(dtype)
 
 
+def interpreted() -> bool:
+    """Whether Triton's interpreter runs, which takes seconds where a kernel takes microseconds: cases are
+    few then. KDFAST_TRITON_FULL=1 (`make interpret`) asks for all of them."""
+    return os.environ.get("TRITON_INTERPRET") == "1" and os.environ.get("KDFAST_TRITON_FULL") != "1"
+
+
 def _sizes() -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Rows and classes; fewer for Triton's interpreter, which takes seconds where a kernel takes
-    microseconds."""
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    return ((0, 3), (1, 9, 257)) if interpreted else (ROWS, SIZES)
+    """Rows and classes."""
+    return ((0, 3), (1, 9, 257)) if interpreted() else (ROWS, SIZES)
 
 
 def logit_cases(dtype: torch.dtype) -> Iterator[Case]:
@@ -94,6 +98,11 @@ def logit_cases(dtype: torch.dtype) -> Iterator[Case]:
     yield Case(
         "weights", (student,), (teacher,), {"mask": mask * torch.linspace(0.5, 2, 6), "reduction": "mean"}
     )
+
+
+def not_too_large(cases: Iterator[Case], most: int = 1500) -> Iterator[Case]:
+    """The cases; in Triton's interpreter those of up to `most` numbers."""
+    return (case for case in cases if not interpreted() or case.inputs[0].numel() <= most)
 
 
 def as_double(x: Any) -> Any:
