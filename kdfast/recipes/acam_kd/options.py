@@ -163,9 +163,7 @@ class Options(RunOptions):
                     f"option --{name}: with --task {self.task} one of {names} is needed, got {value}"
                 )
         if self.classes and self.task == "seg":
-            raise ValueError(
-                "option --classes: for --task det; segmentation learns every class"
-            )
+            raise ValueError("option --classes: for --task det; segmentation learns every class")
         require_positive(kv_pool=self.kv_pool)
         for name in _NOT_NEGATIVE:
             if not getattr(self, name) >= 0:
