@@ -67,15 +67,14 @@ def seconds(step: Callable[[], Any], repeats: int = 1) -> float:
     return (time.perf_counter() - begin) / repeats
 
 
-def repeats(step: Callable[[], Any]) -> int:
-    """How many steps take SHORT seconds; 1 for longer ones."""
+def step_seconds(step: Callable[[], Any]) -> float:
+    """Of one step: the best of three, or the first where it is long."""
     first = seconds(step)
-    return 1 if first > 100 * SHORT else max(1, int(SHORT / min(first, seconds(step), seconds(step))))
+    return first if first > 100 * SHORT else min(first, seconds(step), seconds(step))
 
 
-def plan(steps: list[Callable[[], Any]]) -> tuple[int, int]:
-    """How many rounds of all the steps, and how many runs of them, PATIENCE allows."""
-    one_round = sum(max(SHORT, seconds(step)) for step in steps)
+def plan(one_round: float) -> tuple[int, int]:
+    """How many rounds, and how many runs of them, PATIENCE allows where a round takes so many seconds."""
     runs = max(1, min(RUNS, int(PATIENCE / (ROUNDS * one_round))))
     return max(FEWEST, min(ROUNDS, int(PATIENCE / (runs * one_round)))), runs
 
@@ -158,8 +157,9 @@ def compare(case: Case, benchmark: Any = None) -> dict[str, Any]:
     usable = [p for p in case.providers if facts[p.name][0]]
     ours, others = usable[0], usable[1:]
     assert ours is case.providers[0], facts[case.providers[0].name][1]
-    number = {provider.name: repeats(provider.step) for provider in usable}
-    rounds, times = plan([provider.step for provider in usable])
+    takes = {provider.name: step_seconds(provider.step) for provider in usable}
+    number = {name: max(1, int(SHORT / one)) for name, one in takes.items()}
+    rounds, times = plan(sum(max(SHORT, one) for one in takes.values()))
     runs = [_run(benchmark if i == 0 else None, ours, others, number, rounds) for i in range(times)]
     best = min(runs, key=lambda times: statistics.median(times[ours.name]))
     rate = case.minimum_bytes / statistics.median(best[ours.name])
