@@ -51,9 +51,11 @@ def recursion(x: Tensor, grid: Tensor, degree: int = 3) -> Tensor:
     return basis
 
 
-def efficient_kan(x: Tensor, coef: Tensor, scale: Tensor, base: Tensor, grid: Tensor) -> Tensor:
+def efficient_kan(
+    x: Tensor, coef: Tensor, scale: Tensor, base: Tensor, grid: Tensor, degree: int = 3
+) -> Tensor:
     """The layer in efficient-kan's form: two dense products."""
-    spline = F.linear(recursion(x, grid).flatten(1), (coef * scale.unsqueeze(-1)).flatten(1))
+    spline = F.linear(recursion(x, grid, degree).flatten(1), (coef * scale.unsqueeze(-1)).flatten(1))
     return F.linear(F.silu(x), base) + spline
 
 
