@@ -95,10 +95,6 @@ class _KanLinear(Function):
         ctx.options = degree, extrapolation, kernels
 
     @staticmethod
-    def jvp(ctx, *_):
-        _no_forward_mode()
-
-    @staticmethod
     def backward(ctx, grad):
         x, coef, grid, scale, base_weight = ctx.saved_tensors
         degree, extrapolation, kernels = ctx.options
@@ -117,13 +113,6 @@ class _KanLinear(Function):
             None,
             None,
         )
-
-
-def _no_forward_mode() -> None:
-    raise RuntimeError(
-        "kan_linear has no forward-mode derivatives (jvp, jacfwd, hessian): use torch.func.jacrev twice for "
-        "second derivatives, or kdfast.use('reference')"
-    )
 
 
 def _is_plain_step() -> bool:
@@ -148,10 +137,6 @@ class _KanLinearBackward(Function):
         grad, x, coef, grid, degree, scale, base_weight, extrapolation, wanted, kernels = inputs
         ctx.save_for_backward(grad, x, coef, grid, scale, base_weight)
         ctx.options = degree, extrapolation, wanted, kernels
-
-    @staticmethod
-    def jvp(ctx, *_):
-        _no_forward_mode()
 
     @staticmethod
     def backward(ctx, *upstream):
