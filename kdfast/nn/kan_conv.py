@@ -7,7 +7,6 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.utils import _pair
 
 from kdfast.nn.kan import KANLinear
 from kdfast.ops import _check
@@ -81,7 +80,7 @@ class KANConv2d(nn.Module):
 
 def _sides(name: str, given: int | tuple[int, int], least: int = 1) -> tuple[int, int]:
     """An int or a pair as a pair: TypeError, ValueError."""
-    pair = _pair(given)
+    pair = tuple(given) if isinstance(given, (tuple, list)) else (given, given)
     if len(pair) != 2:
         raise ValueError(f"{name} must be an int or a pair of ints, got {given!r}")
     return tuple(_count(name, n, least) for n in pair)
