@@ -5,7 +5,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv build test demo bench lint format gpu sanitize wheel sdist clean
+.PHONY: help venv build test interpret demo bench lint format gpu sanitize wheel sdist clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -47,13 +47,17 @@ $(VENV)/.editable: $(VENV)/.installed pyproject.toml setup.py
 build: $(VENV)/.editable  ## compile into kdfast/ (editable install); quick when nothing changed
 	@python setup.py -q build_ext --inplace
 
-# Triton's interpreter must be asked for before Python starts, so its tests are a run of their own.
+# Triton's interpreter must be asked for before Python starts, so its tests are a run of their own: every
+# kernel, on few cases.
+INTERPRETED := TRITON_INTERPRET=1 pytest -k "triton-cpu or triton_tiles"
 test: build  ## every test
 	@pytest $(PYTEST_ARGS)
-	TRITON_INTERPRET=1 pytest -k "triton-cpu" tests/test_kl_div.py tests/test_js_div.py \
-	  tests/test_tv_dist.py tests/test_cross_entropy_kl_div.py tests/test_nd_loss.py \
-	  tests/test_triton_kan.py tests/test_skew_kl_div.py tests/test_reverse_kl_div.py \
-	  tests/test_selection_masks.py tests/test_attention_masks.py tests/test_scale_grad.py
+	$(INTERPRETED) $(addprefix tests/test_,$(addsuffix .py,attention_masks cross_entropy_kl_div js_div kl_div \
+	  nd_loss normalized_mse reverse_kl_div scale_grad selection_masks skew_kl_div triton_kan triton_tiles \
+	  tv_dist weighted_mse))
+
+interpret: build  ## Triton's interpreter over every case of every op that has a Triton kernel; half an hour
+	@KDFAST_TRITON_FULL=1 $(INTERPRETED) tests/test_*.py $(PYTEST_ARGS)
 
 demo: build  ## distil a student on handwritten digits, in a few minutes; see its report.html
 	@kdfast distill kd $(if $(OUT),--out $(OUT))

@@ -18,6 +18,7 @@ from kdfast.recipes.acam_kd import ACAMLevel
 from kdfast.recipes.acam_kd.eager import materialised, through_sums
 
 BATCH = 2
+PYRAMID = [(100, 152), (50, 76), (25, 38), (13, 19), (7, 10)]  # P3 ... P7
 SIZES = {
     "P4": (256, 50, 76, 6),
     "P5": (256, 25, 38, 6),
@@ -65,6 +66,46 @@ def test_acam_level(benchmark, monkeypatch, name):
     harness.compare(
         Case("acam_kd", f"{name} {size} M={masks}", providers, minimum, truth, extra=extra), benchmark
     )
+
+
+def test_acam_pyramid(benchmark, monkeypatch):
+    """All levels P3 ... P7 in one step; 16 images on a GPU."""
+    batch = 16 if harness.device() == "cuda" else BATCH
+    shapes = [(batch, 256, height, width) for height, width in PYRAMID]
+    torch.manual_seed(0)
+    levels = [ACAMLevel(256, 256, num_masks=6, statistics=False).to(harness.device()) for _ in shapes]
+    leaves = [features.noise(shape).requires_grad_() for shape in shapes]
+    teachers = [features.noise(shape, seed=1) for shape in shapes]
+
+    def whole(form):
+        def loss(*students):
+            each = zip(levels, students, teachers, strict=True)
+            return sum(_sum(form(level, s, t)) for level, s, t in each)
+
+        return loss
+
+    def step(loss):
+        def run():
+            loss(*leaves).backward()
+            for leaf in leaves:
+                leaf.grad = None
+
+        return run
+
+    if harness.device() == "cpu":
+        monkeypatch.setattr(harness, "ROUNDS", 3)
+        monkeypatch.setattr(harness, "RUNS", 1)
+    torch._dynamo.reset()
+    forms = {
+        "kdfast": whole(lambda level, s, t: level(s, t).values()),
+        "SDPA": whole(through_sums),
+        "torch.compile of SDPA": torch.compile(whole(through_sums)),
+    }
+    if harness.device() == "cuda":
+        forms["every tensor in memory"] = whole(materialised)
+    minimum = 3 * sum(leaf.numel() * leaf.element_size() for leaf in leaves)
+    providers = [Provider(kind, step(loss)) for kind, loss in forms.items()]
+    harness.compare(Case("acam_kd", f"P3 ... P7, batch {batch}, M=6", providers, minimum), benchmark)
 
 
 def _sum(losses) -> torch.Tensor:

@@ -4,11 +4,22 @@ kdfast.functional and kdfast.nn hold the losses, FeatureTap, Term, Distiller and
 training, kdfast.recipes holds the published systems, and kdfast.select chooses features.
 """
 
-from kdfast import backend, functional, nn
+from kdfast import backend, functional, memory, nn
 from kdfast.backend import use
 from kdfast.distill import Distiller, FeatureTap, TeacherCache, Term
 from kdfast.info import info, package_version
 
 __version__ = package_version()
 
-__all__ = ["Distiller", "FeatureTap", "TeacherCache", "Term", "backend", "functional", "info", "nn", "use"]
+__all__ = [
+    "Distiller",
+    "FeatureTap",
+    "TeacherCache",
+    "Term",
+    "backend",
+    "functional",
+    "info",
+    "memory",
+    "nn",
+    "use",
+]

@@ -77,6 +77,51 @@ def as_kitti(folder: Path) -> Path:
     return folder
 
 
+def as_coco2017(folder: Path) -> Path:
+    """The same pictures named as COCO 2017 names them; it has no test part."""
+    write(folder)
+    for part in ("train", "val"):
+        source = folder / "annotations" / f"{part}.json"
+        source.rename(source.with_name(f"instances_{part}2017.json"))
+        (folder / f"{part}2017").mkdir()
+        for path in (folder / "images").glob(f"{part}*.png"):
+            path.rename(folder / f"{part}2017" / path.name)
+    (folder / "annotations" / "test.json").unlink()
+    return folder
+
+
+def as_pixels(folder: Path, layout: str) -> Path:
+    """The same pictures with a class for each pixel, as Cityscapes or VOC has it."""
+    source = write(folder / "coco")
+    for part in ("train", "val"):
+        names = []
+        for path, objects in _objects(source, part):
+            with Image.open(source / "images" / path) as picture:
+                pixels = picture.copy()
+            labels = np.zeros(pixels.size[::-1], np.uint8)
+            for label, (x, y, w, h) in objects:
+                labels[y : y + h, x : x + w] = (7, 26, 24)[label] if layout == "cityscapes" else label + 1
+            names.append(path.stem)
+            at = _LABELLED[layout]
+            for image, place in ((pixels, at[0]), (Image.fromarray(labels), at[1])):
+                target = folder / place.format(part=part, name=path.stem)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                image.save(target)
+        lists = folder / "ImageSets" / "Segmentation"
+        lists.mkdir(parents=True, exist_ok=True)
+        (lists / f"{part}.txt").write_text("\n".join(names))
+    return folder
+
+
+_LABELLED = {  # layout -> image and labels
+    "cityscapes": (
+        "leftImg8bit/{part}/ulm/{name}_leftImg8bit.png",
+        "gtFine/{part}/ulm/{name}_gtFine_labelIds.png",
+    ),
+    "voc": ("JPEGImages/{name}.png", "SegmentationClass/{name}.png"),
+}
+
+
 def _objects(folder: Path, part: str) -> list[tuple[Path, list[tuple[int, list[int]]]]]:
     """File name -> (number of the class, box) of its objects."""
     content = json.loads((folder / "annotations" / f"{part}.json").read_text())

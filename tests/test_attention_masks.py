@@ -1,10 +1,8 @@
 """attention_masks: cross-attention of narrow values and the attention map's mean."""
 
-import os
-
 import pytest
 import torch
-from check import Case, check_op
+from check import Case, check_op, interpreted
 from feature_checks import DTYPES, gradcheck, noise, peak_bytes, refuses, works_with_pytorch
 
 import kdfast
@@ -61,7 +59,7 @@ def cases(dtype):
         return Case(name, tuple(map(to, inputs(*shape, dtype, spread))), (), keywords, rounding)
 
     shapes = ((0, 4, 3, 3, 2), (1, 1, 1, 1, 1), (2, 9, 35, 35, 19), (1, 130, 9, 65, 70))
-    if os.environ.get("TRITON_INTERPRET") != "1":
+    if not interpreted():
         shapes += ((1, 128, 247, 247, 6), (2, 19, 70, 33, 3), (1, 64, 17, 130, 20), (3, 32, 65, 64, 1))
     for shape in shapes:
         yield case("x".join(map(str, shape)), shape)
@@ -130,7 +128,7 @@ def test_what_is_dropped_is_harmless(place):
 
 # Triton's interpreter takes a tenth of a second a call, and gradcheck makes hundreds.
 GRADCHECK_SHAPES = ((1, 3, 1, 1, 2), (1, 2, 3, 2, 2))
-if os.environ.get("TRITON_INTERPRET") != "1":
+if not interpreted():
     GRADCHECK_SHAPES += ((2, 4, 5, 7, 3), (1, 2, 13, 19, 2))
 
 
@@ -140,7 +138,7 @@ def test_gradcheck(place, shape):
     masks = {"query_mask": query_mask, "key_mask": key_mask} if shape[2] > 1 else {}
     inputs_here = [x.to(place) for x in inputs(*shape)]
     gradcheck(lambda q, k, v: KF.attention_masks(q, k, v, **masks), *inputs_here)
-    if masks and os.environ.get("TRITON_INTERPRET") != "1":
+    if masks and not interpreted():
         gradcheck(KF.attention_masks, *inputs_here)
 
 

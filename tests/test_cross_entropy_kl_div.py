@@ -3,21 +3,20 @@ input.
 """
 
 import itertools
-import os
 
 import loss_checks as checks
 import pytest
 import torch
 import torch.nn.functional as F
 import vectors
-from check import Case, check_op, logit_cases
+from check import Case, check_op, interpreted, logit_cases
 
 import kdfast
 import kdfast.functional as KF
 from kdfast.ops.cross_entropy_kl_div import cross_entropy_kl_div_reference
 
 OP = "cross_entropy_kl_div"
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # kernels take seconds there
+INTERPRETED = interpreted()
 REDUCTIONS = ("mean",) if INTERPRETED else ("mean", "none", "sum")
 HARD = {
     "V1": (21.31362921, 7.832045325),

@@ -1,6 +1,7 @@
 """One op = one room: an op's name is its file's name in every folder."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,11 @@ def test_macros_live_in_common_or_launch():
         ):
             defined = [line for line in path.read_text().splitlines() if line.startswith("#define")]
             assert all(line.startswith("#define KD_") for line in defined), path
+
+
+def test_make_test_interprets_every_triton_kernel():
+    recipe = (ROOT / "Makefile").read_text().split("\ntest: build")[1].split("\n\n")[0]
+    asked = set(re.findall(r"\w+", recipe))
+    shared = dict.fromkeys(("bspline_basis", "kan_edge_stats", "kan_linear"), "triton_kan")  # a file of three
+    ops = stems("triton_kernels", "*.py") & set(OPS)
+    assert {shared.get(op, op) for op in ops} <= asked

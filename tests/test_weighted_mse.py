@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from check import Case, check_op
+from check import Case, check_op, not_too_large
 from feature_checks import DTYPES, gradcheck, noise, refuses, value_and_grads, works_with_pytorch
 
 import kdfast.functional as KF
@@ -36,7 +36,7 @@ def test_agrees_with_its_definition(place, dtype):
     def call(function):
         return lambda s, a, b, t, gain: function(s, t, position=a, channel=b, gain=gain)
 
-    check_op(call(KF.weighted_mse), call(weighted_mse_reference), cases(dtype), place)
+    check_op(call(KF.weighted_mse), call(weighted_mse_reference), not_too_large(cases(dtype)), place)
 
 
 @pytest.mark.parametrize("upstream", [(1.0, 1.0), (3.0, 3.0), (0.5, 2.0), (1.0, 0.0)])

@@ -30,7 +30,6 @@ Tensor work_as(AttentionMasksArgs& args, const Tensor& on) {
 
 inline Tensor work_of(AttentionMasksArgs& args, const Tensor& on) {
   Tensor work = args.compute == DType::kFloat64 ? work_as<double>(args, on) : work_as<float>(args, on);
-  advise_huge_pages(work.data_ptr(), work.numel() * static_cast<int64_t>(work.element_size()));
   args.work = work.data_ptr();
   return work;
 }

@@ -16,6 +16,7 @@
 
 #include "level.h"
 #include "rows.h"
+#include "warm_blocks.h"
 
 namespace kd {
 
@@ -110,20 +111,27 @@ inline RowShape view_rows(const std::vector<const Tensor*>& tensors, const std::
 // ---- Outputs
 // -----------------------------------------------------------------------------------------------------------
 
-// Asks for huge pages before a large fresh output is first touched: the page faults cost more than the
-// arithmetic.
-void advise_huge_pages(void* data, int64_t bytes);
-
-inline Tensor fresh_like(const Tensor& x) {
-  Tensor out = torch::stable::empty_like(x);
+// The same tensor in a block that was touched before, where it is large and on the CPU.
+inline Tensor warm(Tensor out) {
 #ifdef KD_DEVICE_CPU
-  advise_huge_pages(out.data_ptr(), out.numel() * static_cast<int64_t>(out.element_size()));
-#endif
+  const int64_t bytes = out.numel() * static_cast<int64_t>(out.element_size());
+  if (bytes < kSmallestWarm) return out;
+  void* block = take_block(bytes);
+  if (block == nullptr) {
+    ask_for_huge_pages(out.data_ptr(), bytes);
+    return out;
+  }
+  return torch::stable::from_blob(block, out.sizes(), out.strides(), out.device(), out.scalar_type(),
+                                  [bytes](void* data) { give_block(data, bytes); });
+#else
   return out;
+#endif
 }
 
+inline Tensor fresh_like(const Tensor& x) { return warm(torch::stable::empty_like(x)); }
+
 inline Tensor fresh(const Tensor& like, const std::vector<int64_t>& size, DType dtype) {
-  return torch::stable::new_empty(like, {size.data(), size.size()}, scalar_type(dtype));
+  return warm(torch::stable::new_empty(like, {size.data(), size.size()}, scalar_type(dtype)));
 }
 
 // ---- Launch

@@ -26,6 +26,13 @@ struct Block {
   int64_t step;
 };
 
+// Where vectors of a gradient are to be written, `step` numbers apart.
+template <class A>
+struct GradBlock {
+  A* data;
+  int64_t step;
+};
+
 inline bool lanes_are_rows(const DivergenceArgs& args, int64_t lanes) {
   const RowShape& shape = args.shape;
   const int last = shape.dims - 1;

@@ -22,6 +22,12 @@ struct Group {
   int64_t kept_step, steps;
 };
 
+// What pass 2 sums over the classes: the formula's value, and what its gradient needs.
+template <class V>
+struct Sums {
+  V value, summand;
+};
+
 template <class V>
 KD_FN V sum_of_lanes(V v) {
   ScalarOf<V> sum = 0;
@@ -115,10 +121,6 @@ struct Fold : Blocks<A> {
     return rows_in_lanes ? far == kLanes : far > 0;
   }
 
-  struct Sums {
-    V value, summand;
-  };
-
   // An element in the regime of its lanes: all near, all far, or each its own.
   template <int regime>
   KD_FN Element<V> at(const Row<V>& row, const Group<A>& block, int64_t i) const {
@@ -137,9 +139,9 @@ struct Fold : Blocks<A> {
 
   // Values, and the gradient as well where the formula needs no sum for it.
   template <int regime, bool with_gradient>
-  KD_FN void sum(Sums& total, const Row<V>& row, const Group<A>& block, V factor, A* grad,
+  KD_FN void sum(Sums<V>& total, const Row<V>& row, const Group<A>& block, V factor, A* grad,
                  int64_t grad_step) const {
-    Sums part = {fill<V>(0), fill<V>(0)};
+    Sums<V> part = {fill<V>(0), fill<V>(0)};
     for (int64_t i = 0; i < block.steps; ++i) {
       const Element<V> x = at<regime>(row, block, i);
       part.value += formula.value(x);

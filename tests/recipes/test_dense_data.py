@@ -3,12 +3,14 @@
 import json
 import math
 
+import coco_folder
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from kdfast.recipes.common.dense import brain
+from kdfast.recipes.common.dense.brain_instances import pieces
 from kdfast.recipes.common.dense.detection import detection_data
 from kdfast.recipes.common.dense.detection_set import collate, resized
 from kdfast.recipes.common.dense.segmentation import segmentation_data
@@ -140,7 +142,21 @@ def test_coco_boxes_crowds_and_masks(coco):
         (lambda c: c["annotations"][0].pop("segmentation"), "has no segmentation"),
         (lambda c: c["annotations"][0].update(bbox=[1, 2, -3, 4]), "ends before it begins"),
         (lambda c: c["annotations"][0].update(bbox=[1, 2, math.nan, 4]), "not a finite number"),
+        (lambda c: c["annotations"][0].update(category_id=[1]), r"has category \[1\]"),
+        (
+            lambda c: c["annotations"][0].update(segmentation=[[1, 2, 3, 4]]),
+            "polygons .* are needed",
+        ),
+        (
+            lambda c: c["annotations"][0].update(segmentation={"size": [9, 9], "counts": [81]}),
+            "need counts and size",
+        ),
         (lambda c: c["images"][0].update(height="60"), "a height and a width of whole pixels"),
+        (lambda c: c["images"][0].update(file_name=None), "file_name of image .* must be text"),
+        (lambda c: c["images"].append(c["images"][0]), "'images' has two entries with id"),
+        (lambda c: c["categories"].append({"id": 4, "name": "cat"}), "two entries with name 'cat'"),
+        (lambda c: c["categories"].append({"id": "9", "name": "cow"}), "ids of 'categories' are numbers and"),
+        (lambda c: c["categories"][0].update(id=None), "has id None; a whole number or text is needed"),
     ],
 )
 def test_wrong_coco_file_is_one_sentence(coco, change, words):
@@ -166,6 +182,23 @@ def test_kitti_lines(tmp_path):
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="cannot be read as KITTI labels"):
         detection_data("kitti", tmp_path, **SIDES)
+
+
+def test_kitti_leaves_broken_files_out(tmp_path):
+    root = coco_folder.as_kitti(tmp_path)
+    whole = detection_data("kitti", root, **SIDES)
+    (root / "training" / "image_2" / "train0.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match="train0.png cannot be read as an image"):
+        detection_data("kitti", root, **SIDES)
+    data = detection_data("kitti", root, **SIDES, skip_bad=True)
+    left = [sum(map(len, (each.train, each.validation, each.test))) for each in (whole, data)]
+    assert left[1] == left[0] - 1
+    assert data.findings == ["1 images left out that could not be read (first: train0)."]
+
+
+def test_a_class_has_one_label(coco):
+    with pytest.raises(UserError, match="class 'cat' is named twice"):
+        detection_data("coco", coco(), **SIDES, classes=("cat", "dog", "cat"))
 
 
 @pytest.mark.parametrize("layout", ["voc", "coco", "kitti"])
@@ -241,3 +274,25 @@ def test_sizes():
     assert resized(100, 1000, 144, 192) == (19, 192)
     image, target = torch.rand(3, 4, 4), {"boxes": torch.zeros(0, 4)}
     assert collate([(image, target)] * 2)[0][1] is image
+
+
+def test_pieces_of_lobes_become_objects():
+    labels = np.zeros((40, 60), np.uint8)
+    labels[2:12, 2:12], labels[2:12, 30:40] = 3, 3  # two pieces of one lobe
+    labels[12:20, 12:20] = 3  # touches the first at a corner: the same piece
+    labels[30:33, 5:8], labels[25:40, 40:60] = 1, 2  # the first is too small
+    found = [(label, int(mask.sum())) for label, mask in pieces(labels)]
+    assert found == [(2, 300), (3, 164), (3, 100)]
+
+
+def test_brain_has_objects_with_masks(need):
+    try:
+        data = detection_data("brain", None, short_side=160, long_side=160, masks=True)
+    except UserError as reason:
+        need.that(False, str(reason))
+    assert data.classes == tuple(brain.LOBES)
+    image, target = data.test[10]
+    assert image.shape == (3, 160, 160) and len(target["boxes"]) > 5
+    for box, mask in zip(target["boxes"].round().int().tolist(), target["masks"], strict=True):
+        rows, columns = (mask.any(dim).nonzero() for dim in (1, 0))
+        assert abs(int(columns.min()) - box[0]) <= 1 and abs(int(rows.max()) + 1 - box[3]) <= 1

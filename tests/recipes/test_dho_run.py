@@ -246,6 +246,23 @@ def test_stopped_and_resumed_is_the_same_to_the_bit(straight, clip, tmp_path):
     assert (out / name).read_bytes() == (straight / name).read_bytes()
 
 
+@pytest.mark.slow
+def test_two_processes_share_the_batches(clip, tmp_path):
+    """Under torchrun: half the steps, and the teacher's outputs of the rows that each process has."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "kdfast.cli"]
+    given = [*SMALL, "--teacher", clip, "--teacher-view", "plain", "--epochs", "1", "--no-single-head"]
+    out = tmp_path / "out"
+    done = subprocess.run(
+        [*start, "distill", "dho", *given, "--out", str(out)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    records = history(out)
+    assert [record["stage"] for record in records] == ["student-0", "distilled-0"]
+    unlabeled = 1257 - 126  # of the digits' training images
+    assert {record["step"] for record in records} == {-(-unlabeled // (2 * 128))}
+    assert (out / "student.safetensors").exists() and (out / "report.html").exists()
+
+
 def test_clip_student_with_aligned_text_heads(clip, tmp_path):
     out = tmp_path / "out"
     arguments = [*SMALL, "--student", clip, "--teacher", clip, "--align-kd", "--init-text", "--epochs", "1"]

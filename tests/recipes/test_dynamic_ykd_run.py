@@ -62,6 +62,7 @@ def test_run_writes_what_it_should(straight):
         "fine-tuning",
         "joint training",
         "Averaging the old and the new head",
+        "share of a step",
     )
     assert all(words in page for words in parts)
     assert page.count("data:image/png") == 4 * 4
@@ -113,7 +114,7 @@ def test_boxes_of_other_layouts(tmp_path, data):
         (["--scenario", "15-1"], "option --scenario: scenario '15-1' does not fit 3 classes"),
         (["--scenario", "two"], "must be like '15-1'"),
         (["--averages", "[2]"], "--averages: weights from 0 to 1"),
-        (["--data", "voc"], "--masks: needs --data coco"),
+        (["--data", "voc"], "--masks: needs --data coco or brain"),
         (["--classes", "[disc, bar, lamp]"], "lamp"),
         (["--pool", "5"], "--pool: an even number"),
         (["--classes-weight", "-1"], "--classes-weight: 0 or more"),

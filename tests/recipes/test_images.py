@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 from torch import nn
+from torchvision.models import mobilenet_v2
 
 import kdfast
 from kdfast.cli import main
@@ -177,6 +178,17 @@ def test_networks_by_name(name, width):
     assert torch.allclose(
         nn.functional.linear(features["embedding"], classifier.weight, classifier.bias), logits
     )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_trunk_is_the_first_part_of_mobilenet(channels):
+    spec = models.parse("--student", "mobilenet_v2_trunk")
+    trunk = models.create(spec, classes=3, channels=channels, size=64)
+    whole = mobilenet_v2().state_dict()
+    own = {key: value for key, value in trunk.state_dict().items() if key.startswith("features.")}
+    assert set(own) == {key for key in whole if key.startswith(tuple(f"features.{i}." for i in range(10)))}
+    assert sum(p.numel() for p in trunk.parameters()) == {1: 184_707, 3: 185_283}[channels]
+    assert trunk(torch.rand(2, channels, 64, 64)).shape == (2, 3)
 
 
 def test_stages_go_from_large_to_small():

@@ -96,6 +96,24 @@ def test_stopped_and_resumed_is_the_same_to_the_bit(straight, small, tmp_path):
     assert (out / name).read_bytes() == (straight / name).read_bytes()
 
 
+@pytest.mark.slow
+def test_two_processes_share_the_batches(small, tmp_path):
+    """Under torchrun: half the steps, one folder, the bare student."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "kdfast.cli"]
+    given = [*small, "--no-baseline", "--epochs", "1", "--ema", "0.1", "--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        [*start, "distill", "scale_kd", *given], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    records = history(tmp_path / "out")
+    assert [record["stage"] for record in records] == ["teacher", "distilled-0"]
+    alone = json.loads((tmp_path / "out" / "checkpoint" / "distilled-0-test.json").read_text())
+    assert 0 <= alone <= 1 and (tmp_path / "out" / "report.html").exists()
+    cifar_nets.create("cifar_resnet8", classes=3, channels=1).load_state_dict(
+        load_file(tmp_path / "out" / "student.safetensors")
+    )
+
+
 def test_cached_low_precision_teacher(small, tmp_path):
     arguments = [*small, "--teacher", "vit_mini", "--no-baseline", "--epochs", "1", "--augment", "none"]
     arguments += ["--teacher-cache", str(tmp_path / "cache"), "--precision", "bf16-mixed"]

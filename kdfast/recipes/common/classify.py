@@ -13,6 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 import kdfast
 from kdfast.distill.distiller import DistillerOutput
+from kdfast.recipes.common.average import MovingAverage
 from kdfast.recipes.common.means import Means
 
 Batch = tuple[Tensor, Tensor]  # images [B, C, H, W], class numbers [B]
@@ -30,6 +31,8 @@ class Classifier(LightningModule):
         optimize: (parameters, steps of the whole stage) -> Lightning's dict of "optimizer" and
             "lr_scheduler".
         augment: batch of images -> batch of images, in training only.
+        average: momentum of a moving average of the weights (see MovingAverage), with which the network is
+            validated and, in the end, kept; 0 for none.
     """
 
     def __init__(
@@ -39,9 +42,12 @@ class Classifier(LightningModule):
         optimize: Optimize,
         *,
         augment: nn.Module | None = None,
+        average: float = 0.0,
     ) -> None:
         super().__init__()
         self.network, self.augment = network, augment
+        learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self.average = MovingAverage(learning, average) if average else None
         self._optimize = optimize
         self._means = Means()
         self.train_accuracy = MulticlassAccuracy(classes, average="micro", validate_args=False)
@@ -67,6 +73,24 @@ class Classifier(LightningModule):
         self.train_accuracy.update(logits.detach(), target)
         self._means.add({"loss": loss.detach()} | {f"terms/{k}": v for k, v in terms.items()}, len(target))
         return loss
+
+    def optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        super().optimizer_step(*arguments, **options)
+        if self.average is not None:
+            self.average.update()
+
+    def on_validation_epoch_start(self) -> None:
+        if self.average is not None:
+            self.average.swap()
+
+    def on_validation_end(self) -> None:
+        if self.average is not None:
+            self.average.swap()
+
+    def finished(self) -> None:
+        """When training is over, or its result has been read back; see train_stage."""
+        if self.average is not None:
+            self.average.keep()
 
     def on_train_batch_end(self, *_: Any) -> None:
         if self.trainer.is_last_batch:  # logging costs milliseconds a call: once an epoch is enough

@@ -87,6 +87,13 @@ class ImageOptions(RunOptions):
     lr_warmup: float = 0.0
     """epochs over which cosine and steps rise to the learning rate"""
 
+    ema: float = 0.0
+    """momentum of a moving average of the students' weights, with which they are validated and tested; 0 for
+    none, 1e-4 in ScaleKD's settings for transformers"""
+
+    sync_bn: bool = False
+    """batch norm over the batches of all processes, which takes GPUs"""
+
     teacher_precision: Literal["same", "float32", "bfloat16", "float16"] = "same"
     """arithmetic of the frozen teacher; same: the student's"""
 
@@ -107,11 +114,19 @@ class ImageOptions(RunOptions):
             value = getattr(self, name)
             if value is not None and not (value >= 0 and math.isfinite(value)):
                 raise ValueError(f"option --{name.replace('_', '-')}: 0 or more is needed, got {value}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"option --ema: a number in [0, 1) is needed, got {self.ema}")
+        if self.sync_bn and self.torch_device() == "cpu":
+            raise ValueError("option --sync-bn: torch has batch norm over processes for GPUs only")
         if self.teacher_cache and self.augment != "none":
             raise ValueError(
                 f"option --teacher-cache: the teacher's outputs differ from epoch to epoch under --augment "
                 f"{self.augment}; --augment none is needed"
             )
+
+    def trainer_options(self) -> dict[str, Any]:
+        """For Lightning's Trainer."""
+        return {"gradient_clip_val": self.clip_norm or None, "sync_batchnorm": self.sync_bn}
 
     def teacher_dtype(self) -> torch.dtype | None:
         """For Distiller's argument of that name."""

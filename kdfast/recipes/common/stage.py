@@ -54,6 +54,8 @@ def train_stage(
 ) -> Module:
     """Train the module that `build` makes for `epochs` epochs and return it, on the CPU.
 
+    A module with `finished()` is told when its training is over, in this run or in one that was resumed.
+
     Args:
         build: called with every generator seeded for this stage, so that it starts from the same weights
             each time. If the module has `timed_parts()`, a dict of submodules, the step clock times each
@@ -76,7 +78,7 @@ def train_stage(
     if state is not None:
         load_weights(module, state["state_dict"], path)
     if done >= epochs:
-        return module.eval()
+        return _finished(module)
     out.forget(name, done)
     data.begin(derive(*origin), done)
     clock = StepClock(module.timed_parts() if hasattr(module, "timed_parts") else {})
@@ -84,6 +86,12 @@ def train_stage(
     callbacks += [Journal(out, name, clock), SaveEpochs(path), AgreeOnBuffers()]
     trainer = _trainer(options, epochs, callbacks, dict(trainer_options or {}))
     _fit(trainer, module, data, path if done else None)
+    return _finished(module)
+
+
+def _finished(module: Module) -> Module:
+    if hasattr(module, "finished"):
+        module.finished()
     return module.eval()
 
 

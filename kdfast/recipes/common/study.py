@@ -140,16 +140,17 @@ class Study:
 
         def build() -> Classifier:
             made, moves = network(), copy.deepcopy(images.augment)
+            average = 0.0 if stage == "teacher" else options.ema
             if not isinstance(made, kdfast.Distiller):
                 more = {"role": sections.group(stage), "task_loss": task_loss}
-                return Supervised(made, classes, optimize, augment=moves, **more)
+                return Supervised(made, classes, optimize, augment=moves, average=average, **more)
             if options.teacher_cache:
                 outputs = teacher_outputs(
                     made, chosen, options.teacher_cache, batch_size=options.batch_size,
                     workers=options.workers, device=options.torch_device(), view=self.view(),
                 )  # fmt: skip
-                return Replayed(made, classes, optimize, outputs=outputs)
-            return self.module(made, classes, optimize, augment=moves)
+                return Replayed(made, classes, optimize, outputs=outputs, average=average)
+            return self.module(made, classes, optimize, augment=moves, average=average)
 
         data = EpochData(
             WithRows(chosen) if options.teacher_cache else chosen, images.validation,
@@ -159,7 +160,7 @@ class Study:
         epochs = epochs or options.epochs
         return train_stage(
             self.out, stage, build, data, options, epochs=epochs, seed=seed, draws=draws,
-            trainer_options={"gradient_clip_val": options.clip_norm or None},
+            trainer_options=options.trainer_options(),
         ).network  # fmt: skip
 
     def view(self) -> str:

@@ -119,14 +119,15 @@ class DhoStudy:
         )  # fmt: skip
 
         def build() -> Classifier:
-            moves, classes = copy.deepcopy(images.augment), len(images.classes)
+            more = {"augment": copy.deepcopy(images.augment), "average": options.ema}
+            classes = len(images.classes)
             if alone:
-                return LabelsOnly(network(), classes, options.optimize(), augment=moves)
-            return DualDistilled(network(), classes, options.optimize(), augment=moves, outputs=outputs)
+                return LabelsOnly(network(), classes, options.optimize(), **more)
+            return DualDistilled(network(), classes, options.optimize(), outputs=outputs, **more)
 
         done = train_stage(
             self.out, stage, build, data, options, epochs=options.epochs, seed=seed, draws="student",
-            trainer_options={"gradient_clip_val": options.clip_norm or None},
+            trainer_options=options.trainer_options(),
         )  # fmt: skip
         return done.network
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from kdfast.recipes.common.dense.detection import PLACES, WITH_MASKS
 from kdfast.recipes.common.options import RunOptions, require_positive
 
 # scenario -> weights of the distillation of classes (and boxes), and of masks: the authors' run names
@@ -19,8 +20,8 @@ class Options(RunOptions):
     scenario: str = "2-1"
     """classes at first and in each step: 19-1, 15-5, 15-1, 10-10, 10-5, 10-2, ..."""
 
-    data: Literal["bccd", "coco", "voc", "kitti"] = "bccd"
-    """layout of the data: blood cells, or a folder of yours with --data-root"""
+    data: Literal["bccd", "brain", "coco", "voc", "kitti"] = "bccd"
+    """blood cells, lobes of a brain (with masks), or the layout of a folder of yours with --data-root"""
 
     data_root: str | None = None
     """folder of the data set"""
@@ -29,12 +30,12 @@ class Options(RunOptions):
     """names of the classes in the order of learning; by default as the data set lists them"""
 
     masks: bool = False
-    """segment instances too; the data must have masks (coco)"""
+    """segment instances too; the data must have masks (brain, coco)"""
 
-    short_side: int = 180
+    short_side: int = 120
     """images are resized to this shorter side; 800 in the paper"""
 
-    long_side: int = 240
+    long_side: int = 160
     """but no longer than this; 1333 in the paper"""
 
     backbone: str = "mobilenet_v2"
@@ -43,19 +44,19 @@ class Options(RunOptions):
     weights: str | None = "imagenet"
     """of the backbone: imagenet (mobilenet_v2 only), a file of torchvision's, or none"""
 
-    anchor_sizes: tuple[int, ...] = (16, 32, 64)
+    anchor_sizes: tuple[int, ...] = (12, 24, 48)
     """sides of the anchors in pixels of the resized image; 32 64 128 256 512 in the paper"""
 
     pool: int = 6
     """RoIAlign's grid, and the size of masks; 14 in the paper"""
 
-    regions: int = 16
+    regions: int = 32
     """regions of an image that are trained on; 512 in the paper"""
 
     sampled: int = 16
     """proposals of an image that are distilled, of the best twice as many; 64 in the paper"""
 
-    proposals: tuple[int, int] = (60, 40)
+    proposals: tuple[int, int] = (200, 100)
     """of an image, kept in training and in testing; 2000 1000 in the paper"""
 
     classes_weight: float | None = None
@@ -76,16 +77,16 @@ class Options(RunOptions):
     rows: Literal["skip", "shared"] = "skip"
     """averaged heads: the predictors stay the new head's, or their old rows are averaged too"""
 
-    averages: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    averages: tuple[float, ...] = (0.0, 0.1, 0.25, 0.5, 1.0)
     """weights of the old head on the trade-off curve"""
 
     joint: bool = False
     """also train on all classes at once, the bound of what steps can reach"""
 
-    base_epochs: int = 5
+    base_epochs: int = 10
     """passes of the first step, and of joint training, over its images"""
 
-    epochs: int = 2
+    epochs: int = 5
     """passes of each later step over its images"""
 
     batch_size: int = 4
@@ -94,7 +95,7 @@ class Options(RunOptions):
     lr: float = 0.01
     """learning rate of the first step (SGD); 0.005 in the paper"""
 
-    step_lr: float = 0.002
+    step_lr: float = 0.01
     """of the later steps; 0.001 in the paper"""
 
     weight_decay: float = 1e-4
@@ -127,9 +128,9 @@ class Options(RunOptions):
                 raise ValueError(f"option --{flag}: 0 or more is needed, got {value}")
         if self.pool % 2 and self.masks:
             raise ValueError(f"option --pool: an even number is needed with masks, got {self.pool}")
-        if self.masks and self.data != "coco":
-            raise ValueError("option --masks: needs --data coco, the other layouts have boxes only")
-        if self.data != "bccd" and self.data_root is None:
+        if self.masks and self.data not in WITH_MASKS:
+            raise ValueError("option --masks: needs --data coco or brain, the other layouts have boxes only")
+        if self.data not in PLACES and self.data_root is None:
             raise ValueError(f"option --data-root: the folder of the {self.data} data is needed")
 
     def prepare(self) -> None:

@@ -4,6 +4,8 @@ second opinion. Same values as `losses.distillation` with form="uce".
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -46,7 +48,14 @@ def rpn(student: Proposals, teacher: Proposals) -> Tensor:
     return (higher**2).mean() + torch.stack(each).mean()
 
 
-def distillation(student: RoIOutputs, teacher: RoIOutputs, ours: Proposals, theirs: Proposals) -> Tensor:
+def distillation(
+    student: RoIOutputs,
+    teacher: RoIOutputs,
+    ours: Proposals,
+    theirs: Proposals,
+    *,
+    classes: Callable[[Tensor, Tensor], Tensor] = classes,
+) -> Tensor:
     """The sum of all terms, unweighted."""
     total = classes(student.classes, teacher.classes) + boxes(student.boxes, teacher.boxes)
     if student.masks is not None:

@@ -11,6 +11,7 @@ from kdfast.recipes.dynamic_ykd.evaluate import ClassAP, over
 from kdfast.recipes.dynamic_ykd.options import Options
 from kdfast.recipes.dynamic_ykd.report import Findings, write_report
 from kdfast.recipes.dynamic_ykd.scenario import Step
+from kdfast.recipes.dynamic_ykd.step import ContinualStep
 from kdfast.recipes.dynamic_ykd.training import Run, State
 
 
@@ -27,15 +28,17 @@ def run(options: Options, out: RunFolder) -> None:
         joint = this.alone(this.first("joint", Step(last.seen, ())))
         found.add("joint training", this.test("joint-test", joint, last.seen))
     for seed in options.seed_list():
-        _one_seed(this, seed, base, found, networks)
+        distilled = _one_seed(this, seed, base, found, networks)
     facts = {"recipe": "dynamic_ykd", "scenario": options.scenario, "data": this.data.source}
     facts |= {"backbone": options.backbone, "classes": ", ".join(this.data.classes)}
     save_weights(out, "student.safetensors", networks["Y-KD"], facts)
-    write_report(options, out, this.data, this.steps, found, networks)
+    write_report(options, out, this.data, this.steps, found, networks, this.share(distilled))
 
 
-def _one_seed(this: Run, seed: int, base: State, found: Findings, networks: dict[str, nn.Module]) -> None:
-    """All later steps: fine-tuning, Y-KD, and averaged heads."""
+def _one_seed(
+    this: Run, seed: int, base: State, found: Findings, networks: dict[str, nn.Module]
+) -> ContinualStep:
+    """All later steps: fine-tuning, Y-KD, and averaged heads. Returns the last distilled step."""
     seen = this.steps[-1].seen
     if this.options.baseline:
         state = base
@@ -52,6 +55,7 @@ def _one_seed(this: Run, seed: int, base: State, found: Findings, networks: dict
     _tell(this, found, "Y-KD", this.test(f"ykd-{seed}-test", network, seen))
     if this.options.averages:
         _average(this, seed, state, found)
+    return state.step
 
 
 def _average(this: Run, seed: int, state: State, found: Findings) -> None:

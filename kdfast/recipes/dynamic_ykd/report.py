@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from statistics import mean, stdev
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -45,8 +46,9 @@ def write_report(
     all_steps: list[Step],
     found: Findings,
     networks: dict[str, nn.Module],
+    share: dict[str, Any],
 ) -> None:
-    """All sections; networks are those of the first seed."""
+    """All sections; networks are those of the first seed, share is loss_share's."""
     old = all_steps[0].new
     new = tuple(label for label in all_steps[-1].seen if label not in old)
     report = Report(
@@ -66,6 +68,7 @@ def write_report(
     sections.add_curves(report, out, "val_AP", "AP of the classes so far, validation images", ylabel="AP")
     _add_terms(report, out)
     sections.add_step_times(report, out)
+    sections.add_loss_share(report, share, note="Plain: the four terms as continual detectors write them.")
     _add_pictures(report, data, networks)
     sections.add_settings(report, options)
     report.write(out)

@@ -11,7 +11,7 @@ go through stage 4 together.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,15 @@ from kdfast.recipes.dynamic_ykd.network import ContinualMaskRCNN, Head, Proposal
 
 SAMPLED = 64  # proposals of an image that are distilled, of the best 2 x SAMPLED
 Targets = list[dict[str, Tensor]]
+
+
+class Compared(NamedTuple):
+    """What is distilled: both heads' outputs of the same regions, and both RPNs'."""
+
+    student: RoIOutputs
+    teacher: RoIOutputs
+    student_rpn: Proposals
+    teacher_rpn: Proposals
 
 
 class ContinualStep(nn.Module):
@@ -62,6 +71,14 @@ class ContinualStep(nn.Module):
             return self.alone()(images)
         if targets is None:
             raise ValueError("training needs targets, got None")
+        losses, compared = self.compare(images, targets)
+        if compared is None:
+            return losses
+        terms = distillation(*compared, form=self.form)
+        return losses | {name: self._weights[name] * value for name, value in terms.items()}
+
+    def compare(self, images: list[Tensor], targets: Targets) -> tuple[dict[str, Tensor], Compared | None]:
+        """The network's own losses, and what is distilled (None without a teacher)."""
         batch, targets = self.network.prepare(images, targets)
         z = self.network.backbone(batch.tensors)
         head = self.network.head
@@ -80,11 +97,9 @@ class ContinualStep(nn.Module):
             losses["masks"] = mask_loss(masks[: len(positive)], regions, targets, labels, matched)
             masks = masks[len(positive) :]
         if self.teacher is None:
-            return losses
-        taught = self.teacher(shared)
+            return losses, None
         common = RoIOutputs(classes[len(own) :], boxes[len(own) :], masks)
-        terms = distillation(common, taught, mine, theirs, form=self.form)
-        return losses | {name: self._weights[name] * value for name, value in terms.items()}
+        return losses, Compared(common, self.teacher(shared), mine, theirs)
 
     def alone(self) -> MergedMaskRCNN:
         """The network in evaluation: its own module for all classes that the head knows."""

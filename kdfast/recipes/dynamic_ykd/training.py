@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -26,16 +27,19 @@ from kdfast.recipes.dynamic_ykd.inference import MergedMaskRCNN
 from kdfast.recipes.dynamic_ykd.network import ContinualMaskRCNN, Head
 from kdfast.recipes.dynamic_ykd.options import Options
 from kdfast.recipes.dynamic_ykd.scenario import Step, steps
+from kdfast.recipes.dynamic_ykd.share import loss_share
 from kdfast.recipes.dynamic_ykd.step import ContinualStep
 
 
 @dataclass
 class State:
-    """What is carried from step to step: the network, the modules of all tasks, the head before the last."""
+    """What is carried from step to step: the network, the modules of all tasks, the head before the last, and
+    what the network was trained in."""
 
     network: ContinualMaskRCNN
     modules: list[nn.Module] = field(default_factory=list)
     previous: Head | None = None
+    step: ContinualStep | None = None
 
 
 class Run:
@@ -58,7 +62,7 @@ class Run:
         def build() -> ContinualStep:
             return ContinualStep(_network(self.options, 1 + len(step.new)))
 
-        network = self._train(name, self.options.seed, step, build, first=True)
+        network = self._train(name, self.options.seed, step, build, first=True).network
         return State(network, [network.backbone.specific])
 
     def next(self, name: str, seed: int, state: State, step: Step, *, distil: bool) -> State:
@@ -80,12 +84,13 @@ class Run:
                 sampled=options.sampled,
             )
 
-        network = self._train(name, seed, step, build)
-        return State(network, [*state.modules, network.backbone.specific], previous)
+        trained = self._train(name, seed, step, build)
+        network = trained.network
+        return State(network, [*state.modules, network.backbone.specific], previous, trained)
 
     def _train(
         self, name: str, seed: int, step: Step, build: Callable[[], ContinualStep], *, first: bool = False
-    ) -> ContinualMaskRCNN:
+    ) -> ContinualStep:
         options, data = self.options, self.data
         train = ClassesOnly(data.train, step.new, only_with=True)
         if not len(train):
@@ -116,7 +121,7 @@ class Run:
             draws=draws,
             trainer_options={"gradient_clip_val": 10.0},
         )
-        return module.network.network
+        return module.network
 
     def merged(self, state: State, *, weight: float = 0.0) -> MergedMaskRCNN:
         """All tasks' modules with the last head, or its average with the head before it."""
@@ -131,6 +136,13 @@ class Run:
         """The last module for all classes."""
         labels = range(1, state.network.head.num_classes)
         return MergedMaskRCNN(state.network, state.modules[-1:], [labels]).eval()
+
+    def share(self, trained: ContinualStep) -> dict[str, Any]:
+        """What part of a distilled step the distillation is, on a batch of the last step's images."""
+        samples = ClassesOnly(self.data.train, self.steps[-1].new, only_with=True)
+        batch = [samples[index] for index in range(min(self.options.batch_size, len(samples)))]
+        device = self.options.torch_device()
+        return self.out.result("loss-share", lambda: loss_share(trained, batch, device=device))
 
     def test(self, name: str, network: nn.Module, seen: tuple[int, ...], part: str = "test") -> ClassAP:
         """AP of each class on the test or validation images."""

@@ -45,11 +45,13 @@ def focal_loss(
 
 
 class TeacherLoss(nn.Module):
-    """focal_loss with the weights of the training fold."""
+    """focal_loss with the weights of the training fold, or without (None)."""
 
-    weight: Tensor
+    weight: Tensor | None
 
-    def __init__(self, weight: Tensor, *, mode: Literal["standard", "kdoct"] = "kdoct", gamma: float = 2.0):
+    def __init__(
+        self, weight: Tensor | None, *, mode: Literal["standard", "kdoct"] = "kdoct", gamma: float = 2.0
+    ) -> None:
         super().__init__()
         self.register_buffer("weight", weight, persistent=False)
         self.mode, self.gamma = mode, gamma
@@ -59,14 +61,18 @@ class TeacherLoss(nn.Module):
 
 
 class ScaledCrossEntropy(nn.Module):
-    """`scale` x cross-entropy, in float32."""
+    """`scale` x the mean over the batch of w_y n_i, in float32; without `weight`, w_y = 1."""
 
-    def __init__(self, scale: float) -> None:
+    weight: Tensor | None
+
+    def __init__(self, scale: float = 1.0, weight: Tensor | None = None) -> None:
         super().__init__()
         self.scale = scale
+        self.register_buffer("weight", weight, persistent=False)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        return self.scale * nn.functional.cross_entropy(logits.float(), target)
+        each = nn.functional.cross_entropy(logits.float(), target, reduction="none")
+        return self.scale * (each if self.weight is None else self.weight[target] * each).mean()
 
 
 def distiller(
@@ -76,8 +82,14 @@ def distiller(
     ce: float = 0.3,
     kl: float = 0.7,
     temperature: float = 4.0,
+    weight: Tensor | None = None,
     teacher_dtype: torch.dtype | None = None,
 ) -> kdfast.Distiller:
-    """The student under ce CE + kl T^2 KL; the teacher looks at the same augmented images."""
+    """The student under ce CE + kl T^2 KL; the teacher looks at the same augmented images.
+
+    weight: of the classes in the cross-entropy; the paper has none.
+    """
     term = kdfast.Term(kdfast.nn.KLDivLoss(temperature=temperature), name="kl", weight=kl)
-    return kdfast.Distiller(student, teacher, [term], ScaledCrossEntropy(ce), teacher_dtype=teacher_dtype)
+    return kdfast.Distiller(
+        student, teacher, [term], ScaledCrossEntropy(ce, weight), teacher_dtype=teacher_dtype
+    )

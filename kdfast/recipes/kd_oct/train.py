@@ -21,7 +21,7 @@ from kdfast.recipes.common.seeds import seed_all
 from kdfast.recipes.common.stage import train_stage
 from kdfast.recipes.kd_oct import views
 from kdfast.recipes.kd_oct.folds import Fold
-from kdfast.recipes.kd_oct.losses import TeacherLoss, balanced_weights, distiller
+from kdfast.recipes.kd_oct.losses import ScaledCrossEntropy, TeacherLoss, balanced_weights, distiller
 from kdfast.recipes.kd_oct.oct_data import OctSet, View
 from kdfast.recipes.kd_oct.options import Options
 from kdfast.recipes.kd_oct.rates import student_rates, teacher_rates
@@ -37,16 +37,27 @@ class Bench:
     data: OctSet
 
     def network(self, role: str) -> nn.Module:
-        """A fresh teacher or student."""
+        """A fresh teacher or student, its maps in the layout in which convolutions are fastest."""
         options = self.options
         spec = models.parse(f"--{role}", getattr(options, role))
         more = {"drop_rate": options.drop_rate} if spec.name.startswith("timm/") else {}
         if role == "teacher" and more and "convnext" in spec.name:
             more["drop_path_rate"] = options.drop_rate
-        return models.create(
+        network = models.create(
             spec, classes=len(self.data.classes), size=options.image_size, pretrained=options.pretrained,
             option=f"--{role}", **more,
         )  # fmt: skip
+        return network.to(memory_format=torch.channels_last)
+
+    def class_weights(self, fold: Fold, role: str) -> torch.Tensor | None:
+        """Balanced weights [K] of the fold's training labels, or None where the role's loss has none."""
+        if self.options.class_weights == "none" or (role, self.options.class_weights) == (
+            "student",
+            "teacher",
+        ):
+            return None
+        labels = torch.tensor([self.data.labels[row] for row in fold.train])
+        return balanced_weights(labels, len(self.data.classes))
 
     def view(self, rows: list[int], kind: str) -> View:
         """Rows as they are trained on or, with "none", tested on."""
@@ -81,11 +92,11 @@ class Bench:
 def train_teacher(bench: Bench, number: int, fold: Fold) -> dict[str, nn.Module]:
     """{"best": ..., "swa": ...}: the epoch with the smallest validation loss, and the averaged weights."""
     options, classes = bench.options, len(bench.data.classes)
-    labels = torch.tensor([bench.data.labels[row] for row in fold.train])
+    weight = bench.class_weights(fold, "teacher")
 
     def build() -> SelectingSupervised:
         network = bench.network("teacher")
-        loss = TeacherLoss(balanced_weights(labels, classes), mode=options.focal, gamma=options.gamma)
+        loss = TeacherLoss(weight, mode=options.focal, gamma=options.gamma)
         made = SelectingSupervised(
             network, classes, teacher_rates(network, options), role="teacher", task_loss=loss
         )
@@ -110,16 +121,17 @@ def train_student(bench: Bench, stage: str, fold: Fold, seed: int, teacher: nn.M
     teacher: None for the student alone, on cross-entropy.
     """
     options, classes = bench.options, len(bench.data.classes)
-    loss = nn.CrossEntropyLoss()
+    weight = bench.class_weights(fold, "student")
+    loss = ScaledCrossEntropy(weight=weight)
 
     def build() -> SelectingSupervised | SelectingDistilled:
         network = bench.network("student")
         if teacher is None:
-            made: Any = SelectingSupervised(network, classes, student_rates(options))
+            made: Any = SelectingSupervised(network, classes, student_rates(options), task_loss=loss)
         else:
             d = distiller(
                 network, teacher, ce=options.ce_weight, kl=options.kl_weight, temperature=options.temperature,
-                teacher_dtype=DTYPES[options.teacher_precision],
+                weight=weight, teacher_dtype=DTYPES[options.teacher_precision],
             )  # fmt: skip
             made = _selecting(bench, d, fold)
         made.watch(network, loss=loss, by_loss=False, patience=options.patience)

@@ -53,6 +53,12 @@ class Options(RunOptions):
     fpn_channels: int = 64
     """of each level of the pyramid; 256 in the paper"""
 
+    regions: int = 128
+    """of an image, sampled among its proposals, on which heads are trained and compared; 512 in the paper"""
+
+    anchor_scale: float = 0.5
+    """side of the anchors, in 8 strides of their level: smaller for reduced images; 1 in the paper"""
+
     teacher_epochs: int = 12
     """passes of the teacher"""
 
@@ -73,6 +79,7 @@ class Options(RunOptions):
         require_positive(
             epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, temperature=self.temperature,
             short_side=self.short_side, fpn_channels=self.fpn_channels,
+            regions=self.regions, anchor_scale=self.anchor_scale,
         )  # fmt: skip
         if self.short_side > self.long_side:
             raise ValueError(

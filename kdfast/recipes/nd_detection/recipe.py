@@ -86,7 +86,8 @@ def network(options: Options, backbone: str, classes: int, weights: str | None) 
     """A Faster R-CNN with a pyramid on `backbone`."""
     return detector(
         "faster_rcnn", backbone, classes, short_side=options.short_side, long_side=options.long_side,
-        fpn_channels=options.fpn_channels, weights=weights,
+        fpn_channels=options.fpn_channels, anchor_scale=options.anchor_scale, weights=weights,
+        box_batch_size_per_image=options.regions,
     )  # fmt: skip
 
 

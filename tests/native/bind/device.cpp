@@ -31,7 +31,8 @@ void bind(py::module_& m) {
         "order: of threads and blocks, in_order, reversed or shuffled (by seed)");
   m.def("counters", &read_counters, "what has run since reset_counters()");
   m.def("reset_counters", [] { emulated::counters() = {}; });
-  m.def("kernels_run", &emulated::kernels_run, "names of the kernels that have run to their end");
+  m.def("kernels_run", &emulated::kernels_run,
+        "the kernels that have run to their end: the threads of the largest block of each");
 }
 
 const Binding binding(bind);

@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <source_location>
 #include <stdexcept>
 #include <string>
@@ -60,7 +61,8 @@ struct Launch {
   void (*body)(const void* parameters) = nullptr;
 };
 void run(const Launch& launch);
-std::vector<std::string> kernels_run();  // names of all kernels that have run to their end
+// The kernels that have run to their end, and the threads of the largest block of each.
+std::map<std::string, unsigned> kernels_run();
 
 // Ends the launch with an Error; called on the running CUDA thread. Does not return.
 [[noreturn]] void fail(const std::string& what);

@@ -1,8 +1,8 @@
 // A launch: the checks a real driver makes, then every block in turn.
 #include <algorithm>
+#include <map>
 #include <numeric>
 #include <random>
-#include <set>
 #include <vector>
 
 #include "block.h"
@@ -25,7 +25,7 @@ Counters& counters() {
 namespace {
 
 std::uint32_t next_serial = 1;
-std::set<const void*> finished;
+std::map<const void*, unsigned> finished;  // kernels, and their largest blocks
 
 void check_configuration(const Launch& launch) {
   const Index3 g = launch.grid, b = launch.block;
@@ -70,13 +70,18 @@ void run(const Launch& launch) {
                static_cast<unsigned>(number / g.x / g.y)});
   }
   ++counters().launches;
-  finished.insert(launch.kernel);
+  const Index3 b = launch.block;
+  unsigned& most = finished[launch.kernel];
+  most = std::max(most, b.x * b.y * b.z);
 }
 
-std::vector<std::string> kernels_run() {
-  std::vector<std::string> names;
-  for (const void* kernel : finished) names.push_back(function_at(kernel));
-  return names;
+std::map<std::string, unsigned> kernels_run() {
+  std::map<std::string, unsigned> threads;
+  for (const auto& [kernel, most] : finished) {
+    unsigned& known = threads[function_at(kernel)];
+    known = std::max(known, most);
+  }
+  return threads;
 }
 
 }  // namespace emulated

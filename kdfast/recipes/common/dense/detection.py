@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdfast.recipes.common.data import shared_data
+from kdfast.recipes.common.dense import brain
 from kdfast.recipes.common.dense.annotations import Annotated, Findings
+from kdfast.recipes.common.dense.brain_instances import brain_folder
 from kdfast.recipes.common.dense.coco import coco_classes, read_coco
 from kdfast.recipes.common.dense.detection_set import DetectionSet
 from kdfast.recipes.common.dense.kitti import CLASSES as KITTI_CLASSES
@@ -16,7 +18,9 @@ from kdfast.recipes.common.dense.voc import read_voc, voc_classes
 from kdfast.recipes.common.errors import UserError
 from kdfast.recipes.common.loaders import Readable
 
-LAYOUTS = ("bccd", "coco", "voc", "kitti")
+LAYOUTS = ("bccd", "brain", "coco", "voc", "kitti")
+WITH_MASKS = ("brain", "coco")
+PLACES = {"bccd": "blood cells (BCCD)", "brain": brain.SOURCE}
 
 
 @dataclass
@@ -46,8 +50,9 @@ def detection_data(
     """Train, validation and test images of a folder.
 
     Args:
-        layout: "bccd" (blood cells, `root` None finds them beside the project or in $KDFAST_DATA), "voc",
-            "coco" (annotations/instances_{train,val}*.json or annotations/{train,val,test}.json) or "kitti".
+        layout: "bccd" (blood cells, `root` None finds them beside the project or in $KDFAST_DATA), "brain"
+            (lobes with masks, no folder: see brain_instances), "voc", "coco"
+            (annotations/instances_{train,val}*.json or annotations/{train,val,test}.json) or "kitti".
         classes: the classes to learn, in the order of their labels; () for all that the annotations have.
         keep_empty: train on images without objects too.
 
@@ -59,8 +64,10 @@ def detection_data(
     if layout not in LAYOUTS:
         raise UserError(f"layout {layout!r}: one of {', '.join(LAYOUTS)} is needed")
     folder = _root(layout, root)
-    if masks and layout != "coco":
+    if masks and layout not in WITH_MASKS:
         raise UserError(f"layout {layout!r} has no instance masks; a COCO json has")
+    if twice := [name for name in classes if classes.count(name) > 1]:
+        raise UserError(f"class {twice[0]!r} is named twice; every class has one label")
     findings = Findings()
     classes, read = _reader(layout, folder, classes, findings, masks, skip_bad)
     parts = {split: read(split) for split in ("train", "val")}
@@ -78,7 +85,7 @@ def detection_data(
         )  # fmt: skip
         made[split] = Readable(view, view.name, skip_bad=skip_bad)
         findings.add(f"damaged {split} images left out", (made[split].bad or [""])[0], len(made[split].bad))
-    place = "blood cells (BCCD)" if layout == "bccd" else f"{layout.upper()}, {folder.name}"
+    place = PLACES.get(layout, f"{layout.upper()}, {folder.name}")
     source = place + ("" if tested else " (tested on the validation images)")
     return DetectionData(source, classes, made["train"], made["val"], made["test"], findings.sentences())
 
@@ -86,6 +93,8 @@ def detection_data(
 def _root(layout: str, root: str | Path | None) -> Path:
     if root is None and layout == "bccd":
         return shared_data("bccd", "BCCD")
+    if layout == "brain":
+        return brain_folder()
     if root is None:
         raise UserError(f"layout {layout!r} needs the folder of the data set (--data-root)")
     folder = Path(root).expanduser()
@@ -103,7 +112,7 @@ def _reader(
     skip_bad: bool,
 ) -> tuple[tuple[str, ...], Callable[[str], list[Annotated]]]:
     """The classes, and split -> its images."""
-    if layout == "coco":
+    if layout in WITH_MASKS:
         classes = classes or coco_classes(_coco_file(folder, "train"))
 
         def read(split: str) -> list[Annotated]:
@@ -113,7 +122,7 @@ def _reader(
         classes = classes or KITTI_CLASSES
 
         def read(split: str) -> list[Annotated]:
-            return read_kitti(folder, split, classes, findings)
+            return read_kitti(folder, split, classes, findings, skip_bad=skip_bad)
     else:
         classes = classes or voc_classes(folder)
 
@@ -124,7 +133,7 @@ def _reader(
 
 
 def _has_test(layout: str, folder: Path) -> bool:
-    if layout == "coco":
+    if layout in WITH_MASKS:
         return (folder / "annotations" / "test.json").is_file()
     return layout == "kitti" or (folder / "ImageSets" / "Main" / "test.txt").is_file()
 

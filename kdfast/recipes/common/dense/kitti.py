@@ -13,11 +13,15 @@ CLASSES = ("Car", "Pedestrian", "Cyclist")
 KINDS = (*CLASSES, "Van", "Truck", "Person_sitting", "Tram", "Misc", "DontCare")
 
 
-def read_kitti(root: Path, split: str, classes: tuple[str, ...], findings: Findings) -> list[Annotated]:
+def read_kitti(
+    root: Path, split: str, classes: tuple[str, ...], findings: Findings, *, skip_bad: bool = False
+) -> list[Annotated]:
     """The images of one of the parts train, val, test: 8 : 1 : 1 of the labelled images, by their names.
 
     KITTI labels no test set, and the papers split the 7,481 training images 8 : 2. Objects of other kinds
     than `classes` are left out; DontCare regions make no foreground.
+
+    skip_bad: leave out images whose labels or picture cannot be read, and note them.
 
     Raises:
         UserError: a folder or file is missing, or a line is not KITTI's.
@@ -28,7 +32,16 @@ def read_kitti(root: Path, split: str, classes: tuple[str, ...], findings: Findi
     files = sorted(folder.glob("*.txt"))
     if not files:
         raise UserError(f"{folder} holds no label files; KITTI's training/label_2/*.txt are needed")
-    return [_image(path, classes, findings) for path in files if _part(path.stem) == split]
+    images = []
+    for path in files:
+        try:
+            if _part(path.stem) == split:
+                images.append(_image(path, classes, findings))
+        except UserError:
+            if not skip_bad:
+                raise
+            findings.add("images left out that could not be read", path.stem)
+    return images
 
 
 def _part(name: str) -> str:
@@ -44,6 +57,8 @@ def _image(path: Path, classes: tuple[str, ...], findings: Findings) -> Annotate
     rows = []
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split()
+        if not words:
+            continue
         try:
             kind, corners = words[0], [float(word) for word in words[4:8]]
             assert len(corners) == 4 and kind in KINDS
