@@ -1,6 +1,6 @@
 """KANSelector's fit on 5,000 x 100, against the same selector and the paper's loop on efficient-kan's form.
 
-A step is a fit of ten epochs, scaling and scores included. The same selector: kdfast's code, with every
+A step is a fit of five epochs, scaling and scores included. The same selector: kdfast's code, with every
 layer's forward replaced. The paper's loop: a DataLoader of batches of 64 and torch's default Adam, as its
 code has it.
 """
@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from kdfast.nn import KAN, KANLinear
 from kdfast.select import KANSelector
 
-ROWS, FEATURES, EPOCHS = 5000, 100, 10
+ROWS, FEATURES, EPOCHS = 5000, 100, 5
 
 
 def efficient_forward(layer: KANLinear, x: Tensor) -> Tensor:
