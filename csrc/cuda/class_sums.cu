@@ -15,7 +15,8 @@ KD_DEVICE int64_t blocks_of_width(const ClassSumsArgs& args) {
   return args.width > 0 ? (args.width + kThreads - 1) / kThreads : 1;
 }
 
-// Lists in `row` the rows first ... first + kThreads - 1 of class k, in order; returns how many.
+// Lists in `row` the rows first ... first + kThreads - 1 of class k, in order; returns how many. Its first
+// barrier also makes every reader of the last list finish before `row` is written again.
 KD_DEVICE int list_rows(const ClassSumsArgs& args, int64_t k, int64_t first, int (&row)[kThreads],
                         int (&of_warp)[kWarps]) {
   const int lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads;
@@ -49,7 +50,6 @@ __global__ void __launch_bounds__(kThreads) class_sums(ClassSumsArgs args) {
     for (int i = 0; i < n && feature < args.width; ++i)
       sum += read_number(args.features, args.dtype,
                          (first + row[i]) * args.row_stride + feature * args.stride, 0.0);
-    __syncthreads();  // the list is read before the next one is written
   }
   if (feature < args.width) write_number(args.sums, args.out, k * args.width + feature, sum);
   if (part == 0 && threadIdx.x == 0) args.counts[k] = count;

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from native.arrays import filled
+from native.arrays import far_apart, filled
 from torch import Tensor
 
 
@@ -16,8 +16,19 @@ def raw(x: Tensor | None) -> np.ndarray | None:
     return x.view(torch.uint16).numpy() if x.dtype == torch.bfloat16 else x.numpy()
 
 
+def far(x: Tensor, dim: int) -> Tensor:
+    """The same numbers, those at the end of `dim` more than 2^31 elements behind its beginning."""
+    strides = list(x.contiguous().stride())
+    strides[dim] = (1 << 31) // (x.size(dim) - 1) + 64
+    apart = torch.from_numpy(far_apart(tuple(x.shape), tuple(strides), str(x.dtype).removeprefix("torch.")))
+    return apart.copy_(x)
+
+
 def nothing(x: Tensor) -> Tensor:
-    """A tensor like x full of NaN."""
+    """A tensor like x full of NaN, with its strides if they are far()."""
+    for dim, stride in enumerate(x.stride()):
+        if x.numel() and stride * (x.size(dim) - 1) > 1 << 31:
+            return far(torch.full(x.shape, torch.nan, dtype=x.dtype), dim)
     return torch.full_like(x, torch.nan)
 
 
