@@ -1,7 +1,7 @@
 """The table, the plots and the roofline of the records: `python bench/report.py [results folder ...]`.
 
 Writes bench/results/<machine>/report.md and speed.svg, every provider a row, and the short table of README.md
-between its two markers, every case a row.
+between its two markers, each op's largest case a row.
 """
 
 from __future__ import annotations
@@ -79,10 +79,20 @@ def table(records: list[dict[str, Any]]) -> str:
 SHORT_HEADER = ["op", "case", "kdfast", "memory", "times as long as kdfast"]
 
 
-def short_table(records: list[dict[str, Any]]) -> str:
-    """A row for every record: kdfast's time and memory, and how many times its time the others take."""
-    body = []
+def largest(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The case of each op that moves the most memory, of those that something is compared with."""
+    best: dict[str, dict[str, Any]] = {}
     for record in records:
+        known = best.setdefault(record["op"], record)
+        if len(record["providers"]) > 1 and record["minimum_bytes"] >= known["minimum_bytes"]:
+            best[record["op"]] = record
+    return list(best.values())
+
+
+def short_table(records: list[dict[str, Any]]) -> str:
+    """Of each op a row: kdfast's time and memory, and how many times its time the others take."""
+    body = []
+    for record in largest(records):
         ours, *others = record["providers"].items()
         took = [f"{name} {_ratio(facts['ratio'])}" for name, facts in others if "ratio" in facts]
         lost = [name for name, facts in others if "failed" in facts]
