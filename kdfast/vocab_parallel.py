@@ -44,17 +44,19 @@ def _all(x: Tensor, op: Any, group: Any) -> Tensor:
 
 class _Divergence(Function):
     @staticmethod
-    def forward(ctx, student, teacher, name, temperature, group):
+    def forward(ctx, student, teacher, name, param, temperature, group):
         compute = compute_type(student, teacher)
         s, t = student.to(compute), teacher.to(compute)
         counted, p, q, r, d = _elements(s, t, temperature, group)
         if name == "kl_div":
-            value, gradient = _kl(p, q, r, d), d
-            value = _all(value.sum(-1), dist.ReduceOp.SUM, group)
+            value, gradient = _all(_kl(p, q, r, d).sum(-1), dist.ReduceOp.SUM, group), d
         else:
-            value = _all(_kl(q, p, -r, -d).sum(-1), dist.ReduceOp.SUM, group)
-            finite = value.unsqueeze(-1).isfinite()
-            gradient = torch.where(finite & (q > 0), q * (-r - value.unsqueeze(-1)), 0)
+            value, score = _FORMULAS[name](p, q, r, d, param)
+            score = torch.where(q > 0, score, 0)  # what nothing multiplies may be infinite
+            sums = torch.stack((value.sum(-1), (q * score).sum(-1)))
+            value, mean_score = _all(sums, dist.ReduceOp.SUM, group)
+            possible = (q > 0) & (value != INF).unsqueeze(-1)
+            gradient = torch.where(possible, q * (score - mean_score.unsqueeze(-1)), 0)
         ctx.name = f"vocab_parallel.{name}"
         ctx.save_for_backward(torch.where(counted.unsqueeze(-1), gradient / temperature, 0))
         ctx.dtype = student.dtype
@@ -67,7 +69,7 @@ class _Divergence(Function):
         (gradient,) = ctx.saved_tensors
         factor = upstream.unsqueeze(-1)
         grad = torch.where(factor == 0, 0, gradient * factor)  # a dropped row may hold NaN
-        return grad.to(ctx.dtype), None, None, None, None
+        return grad.to(ctx.dtype), *(None,) * 5
 
 
 def _kl(p: Tensor, q: Tensor, r: Tensor, d: Tensor) -> Tensor:
@@ -75,6 +77,44 @@ def _kl(p: Tensor, q: Tensor, r: Tensor, d: Tensor) -> Tensor:
     near = r.abs() <= 0.5
     value = torch.where(near, p * _phi(torch.where(near, -r, 0)), d + p * torch.where(near, 0, r))
     return torch.where(p == 0, q, torch.where((q == 0) & (r == INF), INF, value))
+
+
+def _reverse_kl(p: Tensor, q: Tensor, r: Tensor, d: Tensor, _: float) -> tuple[Tensor, Tensor]:
+    return _kl(q, p, -r, -d), -r
+
+
+def _js(p: Tensor, q: Tensor, r: Tensor, d: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    u, w, m = _mixture(p, q, r, beta)
+    return beta * _bregman(p, u, m - p) + (1 - beta) * _bregman(q, w, m - q), -(1 - beta) * w
+
+
+def _skew_kl(p: Tensor, q: Tensor, r: Tensor, d: Tensor, lam: float) -> tuple[Tensor, Tensor]:
+    u, _, m = _mixture(p, q, r, lam)
+    return _bregman(p, u, m - p), -(1 - lam) * torch.expm1(-u)
+
+
+def _tv(p: Tensor, q: Tensor, r: Tensor, d: Tensor, _: float) -> tuple[Tensor, Tensor]:
+    return d.abs() / 2, d.sign() / 2
+
+
+# name -> each class's share of the value, and its score v: the gradient is q (v - sum q v).
+_FORMULAS = {"reverse_kl_div": _reverse_kl, "js_div": _js, "skew_kl_div": _skew_kl, "tv_dist": _tv}
+
+
+def _mixture(p: Tensor, q: Tensor, r: Tensor, share: float) -> tuple[Tensor, Tensor, Tensor]:
+    """log m/p, log m/q and m, for m = share p + (1 - share) q."""
+    near = r.abs() <= 0.5
+    u = torch.log1p((1 - share) * torch.expm1(-torch.where(near, r, 0)))
+    log_p, log_q = (torch.tensor(x, dtype=r.dtype, device=r.device).log() for x in (share, 1 - share))
+    far_u, far_w = torch.logaddexp(log_p, log_q - r), torch.logaddexp(log_p + r, log_q)
+    return torch.where(near, u, far_u), torch.where(near, u + r, far_w), share * p + (1 - share) * q
+
+
+def _bregman(weight: Tensor, u: Tensor, change: Tensor) -> Tensor:
+    """weight phi(u), where change = weight expm1(u); the change alone where the weight is 0."""
+    near = u.abs() <= 0.5
+    far = change - weight * torch.where(near | (weight == 0), 0, u)
+    return torch.where(near, weight * _phi(torch.where(near, u, 0)), far)
 
 
 def _elements(s: Tensor, t: Tensor, temperature: float, group: Any) -> tuple[Tensor, ...]:
@@ -114,18 +154,23 @@ def _sharded(x: Tensor, name: str) -> tuple[Tensor, Any]:
     return x.to_local(), x.device_mesh.get_group(sharded[0])
 
 
-def _divergence(name: str, student: Tensor, teacher: Tensor, group: Any, **options: Any) -> Tensor:
+def _divergence(
+    name: str, student: Tensor, teacher: Tensor, group: Any, param: float = 0.0, **options: Any
+) -> Tensor:
     _check.tensor("student", student)
     _check.tensor("teacher", teacher)
     (student, mesh_group), (teacher, _) = _sharded(student, "student"), _sharded(teacher, "teacher")
     _check.logits_pair(student, teacher, -1)
     temperature = _check.positive("temperature", options["temperature"])
+    _check.flag("scale_t2", options["scale_t2"])
     _check.reduction(options["reduction"])
     mask = options["mask"]
     if mask is not None:
         _check.row_mask(mask, student.shape[:-1], student)
     weight = row_weight(mask, student.to(compute_type(student, teacher)))
-    value, counted = _Divergence.apply(student, teacher.detach(), name, temperature, group or mesh_group)
+    value, counted = _Divergence.apply(
+        student, teacher.detach(), name, param, temperature, group or mesh_group
+    )
     weight = torch.where(counted, weight, 0)
     value = torch.where(weight != 0, value, 0) * weight * (temperature**2 if options["scale_t2"] else 1)
     return reduce_rows(value, weight, options["reduction"], student.size(0))
@@ -178,5 +223,60 @@ def reverse_kl_div(
     """kdfast.functional.reverse_kl_div of logits whose classes are spread over ranks: see kl_div."""
     return _divergence(
         "reverse_kl_div", student, teacher, group,
+        temperature=temperature, mask=mask, scale_t2=scale_t2, reduction=reduction,
+    )  # fmt: skip
+
+
+def js_div(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    beta: float = 0.5,
+    group: Any = None,
+    temperature: float = 1.0,
+    mask: Tensor | None = None,
+    scale_t2: bool = True,
+    reduction: str = "batchmean",
+) -> Tensor:
+    """kdfast.functional.js_div of logits whose classes are spread over ranks: see kl_div."""
+    beta = _check.beta(beta)
+    return _divergence(
+        "js_div", student, teacher, group, beta,
+        temperature=temperature, mask=mask, scale_t2=scale_t2, reduction=reduction,
+    )  # fmt: skip
+
+
+def skew_kl_div(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    lam: float = 0.1,
+    group: Any = None,
+    temperature: float = 1.0,
+    mask: Tensor | None = None,
+    scale_t2: bool = True,
+    reduction: str = "batchmean",
+) -> Tensor:
+    """kdfast.functional.skew_kl_div of logits whose classes are spread over ranks: see kl_div."""
+    lam = _check.lam(lam)
+    return _divergence(
+        "skew_kl_div", student, teacher, group, lam,
+        temperature=temperature, mask=mask, scale_t2=scale_t2, reduction=reduction,
+    )  # fmt: skip
+
+
+def tv_dist(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    group: Any = None,
+    temperature: float = 1.0,
+    mask: Tensor | None = None,
+    scale_t2: bool = True,
+    reduction: str = "batchmean",
+) -> Tensor:
+    """kdfast.functional.tv_dist of logits whose classes are spread over ranks: see kl_div."""
+    return _divergence(
+        "tv_dist", student, teacher, group,
         temperature=temperature, mask=mask, scale_t2=scale_t2, reduction=reduction,
     )  # fmt: skip
