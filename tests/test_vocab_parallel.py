@@ -70,6 +70,25 @@ def test_two_ranks(tmp_path):
     on_two_ranks(whole_rows, tmp_path)
 
 
+def impossible_classes(rank: int) -> None:
+    student, teacher = 100 * torch.randn(2, 5, 20, generator=torch.Generator().manual_seed(1))
+    student[0, 3], teacher[1, 4], student[2, 5] = -INF, -INF, float("nan")
+    mine = slice(0, 8) if rank == 0 else slice(8, 20)
+    shares = ({"beta": 0}, {"beta": 1}, {"beta": 0.5})
+    for name, own in [(n, o) for n in OPTIONS for o in (shares if n == "js_div" else (OPTIONS[n],))]:
+        whole, shard = student.clone().requires_grad_(), student[:, mine].clone().requires_grad_()
+        truth = getattr(KF, name)(whole, teacher, reduction="none", **own)
+        loss = getattr(vocab_parallel, name)(shard, teacher[:, mine], reduction="none", **own)
+        truth.sum().backward()
+        loss.sum().backward()
+        torch.testing.assert_close(loss, truth, rtol=1e-4, atol=1e-6, equal_nan=True)
+        torch.testing.assert_close(shard.grad, whole.grad[:, mine], rtol=1e-4, atol=1e-6, equal_nan=True)
+
+
+def test_classes_that_cannot_occur(tmp_path):
+    on_two_ranks(impossible_classes, tmp_path)
+
+
 def test_bad_input():
     x = torch.randn(3, 5)
     with pytest.raises(ValueError, match="5 and 4 classes"):
