@@ -120,7 +120,7 @@ def test_accurate_near_convergence(place):
 @pytest.mark.parametrize("center", [False, True])
 def test_gradients(place, center):
     s, t = (x.to(place) for x in vector())
-    for reduction in ("batchmean", "none"):
+    for reduction in ("none",) if interpreted() else ("batchmean", "none"):
         gradcheck(lambda s, r=reduction: KF.normalized_mse(s, t, center=center, reduction=r), s)
     works_with_pytorch(lambda s: KF.normalized_mse(s, t.float(), center=center), s.float())
 
