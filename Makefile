@@ -53,10 +53,10 @@ INTERPRETED := TRITON_INTERPRET=1 pytest -k "triton-cpu or triton_tiles"
 test: build  ## every test
 	@pytest $(PYTEST_ARGS)
 	$(INTERPRETED) $(addprefix tests/test_,$(addsuffix .py,attention_masks cross_entropy_kl_div js_div kl_div \
-	  nd_loss normalized_mse reverse_kl_div scale_grad selection_masks skew_kl_div triton_kan triton_tiles \
-	  tv_dist weighted_mse))
+	  nd_loss normalized_mse reverse_kl_div scale_grad selection_masks skew_kl_div triton_kan tv_dist \
+	  weighted_mse))
 
-interpret: build  ## Triton's interpreter over every case of every op that has a Triton kernel; half an hour
+interpret: build  ## Triton's interpreter: every case of every kernel, tiles and tails attacked; half an hour
 	@KDFAST_TRITON_FULL=1 $(INTERPRETED) tests/test_*.py $(PYTEST_ARGS)
 
 demo: build  ## distil a student on handwritten digits, in a few minutes; see its report.html

@@ -14,8 +14,9 @@ def test_kan_linear(benchmark, size):
     def ours(x, coef, scale, base, grid):
         return KF.kan_linear(x, coef, grid=grid, scale=scale, base_weight=base)
 
-    double = [t.double() for t in leaves]
-    truth = kan_layers.step(kan_layers.efficient_kan, double, upstream.double(), grid.double())[1]()
+    x, *weights = (t.double() for t in leaves)
+    double, shown = (x[: kan_layers.SHOWN], *weights), upstream[: kan_layers.SHOWN].double()
+    truth = kan_layers.step(kan_layers.efficient_kan, double, shown, grid.double())[1]()
     samples, features, out, intervals = size
     edges = out * features * (intervals + 5)
     case = harness.Case(

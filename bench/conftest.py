@@ -49,12 +49,23 @@ def _facts() -> dict:
 
 
 def pytest_sessionfinish() -> None:
-    """One file an op: its newest records replace the old ones."""
+    """One file an op: its newest records replace the old ones of the same case; others stay as they are."""
     folder = Path(os.environ.get("KDFAST_BENCH_RESULTS") or HERE / "results" / _machine())
     for op in dict.fromkeys(record["op"] for record in harness.RECORDS):
         folder.mkdir(parents=True, exist_ok=True)
-        rows = [record for record in harness.RECORDS if record["op"] == op]
-        (folder / f"{op}.json").write_text(json.dumps({**_facts(), "rows": rows}, indent=1) + "\n")
+        made = {record["case"]: record for record in harness.RECORDS if record["op"] == op}
+        path = folder / f"{op}.json"
+        rows = _earlier(path) | made
+        path.write_text(json.dumps({**_facts(), "rows": list(rows.values())}, indent=1) + "\n")
+
+
+def _earlier(path: Path) -> dict[str, dict]:
+    """The records of an op's file by case, each with the tree and the day of its measurement."""
+    if not path.exists():
+        return {}
+    content = json.loads(path.read_text())
+    facts = {name: content[name] for name in ("git", "date")}
+    return {row["case"]: facts | row for row in content["rows"]}
 
 
 def pytest_terminal_summary(terminalreporter) -> None:

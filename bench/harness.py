@@ -3,9 +3,10 @@
 A Case has providers: functions that do one training step's worth of an op (forward and backward). Every round
 runs them all, one after the other, so that a machine that slows down slows all of them; kdfast itself is what
 pytest-benchmark times, the others are timed in each round's setup. What counts is the median over ROUNDS
-rounds of the ratio within a round, of the best of RUNS runs. A step of less than SHORT seconds is repeated
-until it has taken that long, as in a training loop. Before anything is timed, every provider's gradient is
-compared with float64: a wrong one is shown as wrong.
+rounds of the ratio within a round, of the best of RUNS runs; both are fewer where they would take longer than
+PATIENCE seconds. A step of less than SHORT seconds is repeated until it has taken that long, as in a training
+loop. Before anything is timed, every provider's gradient is compared with float64: a wrong one is shown as
+wrong.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from torch import Tensor
 import kdfast
 
 ROUNDS, RUNS = 15, 3
+FEWEST = 5  # rounds
+PATIENCE = 30.0
 SHORT = 2e-3
 WRONG = 0.05
 RECORDS: list[dict[str, Any]] = []
@@ -66,9 +69,16 @@ def seconds(step: Callable[[], Any], repeats: int = 1) -> float:
     return (time.perf_counter() - begin) / repeats
 
 
-def repeats(step: Callable[[], Any]) -> int:
-    """How many steps take SHORT seconds; 1 for longer ones."""
-    return max(1, int(SHORT / min(seconds(step) for _ in range(3))))
+def step_seconds(step: Callable[[], Any]) -> float:
+    """Of one step: the best of three, or the first where it is long."""
+    first = seconds(step)
+    return first if first > 100 * SHORT else min(first, seconds(step), seconds(step))
+
+
+def plan(one_round: float) -> tuple[int, int]:
+    """How many rounds, and how many runs of them, PATIENCE allows where a round takes so many seconds."""
+    runs = max(1, min(RUNS, int(PATIENCE / (ROUNDS * one_round))))
+    return max(FEWEST, min(ROUNDS, int(PATIENCE / (runs * one_round)))), runs
 
 
 def relative_error(gradient: Tensor, truth: Tensor) -> float:
@@ -123,10 +133,11 @@ def _usable(provider: Provider, truth: Tensor | None) -> tuple[bool, dict[str, A
     return True, facts
 
 
-def _run(benchmark: Any, ours: Provider, others: list[Provider]) -> dict[str, list[float]]:
-    """ROUNDS rounds, interleaved."""
+def _run(
+    benchmark: Any, ours: Provider, others: list[Provider], number: dict[str, int], rounds: int
+) -> dict[str, list[float]]:
+    """Interleaved rounds; number: how many steps of a provider are one measurement."""
     times: dict[str, list[float]] = {p.name: [] for p in (ours, *others)}
-    number = {p.name: repeats(p.step) for p in (ours, *others)}
 
     def setup() -> None:
         for other in others:
@@ -136,11 +147,11 @@ def _run(benchmark: Any, ours: Provider, others: list[Provider]) -> dict[str, li
         times[ours.name].append(seconds(ours.step, number[ours.name]))
 
     if benchmark is None:
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             setup()
             step()
     else:
-        benchmark.pedantic(step, setup=setup, rounds=ROUNDS, iterations=1, warmup_rounds=0)
+        benchmark.pedantic(step, setup=setup, rounds=rounds, iterations=1, warmup_rounds=0)
     return times
 
 
@@ -150,9 +161,10 @@ def compare(case: Case, benchmark: Any = None) -> dict[str, Any]:
     usable = [p for p in case.providers if facts[p.name][0]]
     ours, others = usable[0], usable[1:]
     assert ours is case.providers[0], facts[case.providers[0].name][1]
-    for provider in usable:
-        provider.step()
-    runs = [_run(benchmark if i == 0 else None, ours, others) for i in range(RUNS)]
+    takes = {provider.name: step_seconds(provider.step) for provider in usable}
+    number = {name: max(1, int(SHORT / one)) for name, one in takes.items()}
+    rounds, times = plan(sum(max(SHORT, one) for one in takes.values()))
+    runs = [_run(benchmark if i == 0 else None, ours, others, number, rounds) for i in range(times)]
     best = min(runs, key=lambda times: statistics.median(times[ours.name]))
     rate = case.minimum_bytes / statistics.median(best[ours.name])
     ceiling = copy_bandwidth(case.minimum_bytes)
@@ -160,6 +172,8 @@ def compare(case: Case, benchmark: Any = None) -> dict[str, Any]:
         "op": case.op,
         "case": case.name,
         "device": device(),
+        "rounds": rounds,
+        "runs": times,
         "minimum_bytes": case.minimum_bytes,
         "bytes_per_second": rate,
         "copy_bytes_per_second": ceiling,

@@ -51,14 +51,19 @@ def recursion(x: Tensor, grid: Tensor, degree: int = 3) -> Tensor:
     return basis
 
 
-def efficient_kan(x: Tensor, coef: Tensor, scale: Tensor, base: Tensor, grid: Tensor) -> Tensor:
+def efficient_kan(
+    x: Tensor, coef: Tensor, scale: Tensor, base: Tensor, grid: Tensor, degree: int = 3
+) -> Tensor:
     """The layer in efficient-kan's form: two dense products."""
-    spline = F.linear(recursion(x, grid).flatten(1), (coef * scale.unsqueeze(-1)).flatten(1))
+    spline = F.linear(recursion(x, grid, degree).flatten(1), (coef * scale.unsqueeze(-1)).flatten(1))
     return F.linear(F.silu(x), base) + spline
 
 
+SHOWN = 64  # samples whose gradient is compared with float64
+
+
 def step(function, leaves: tuple[Tensor, ...], upstream: Tensor, *constants: Tensor):
-    """Forward and backward of one layer into fresh gradients."""
+    """Forward and backward of one layer into fresh gradients; `gradient` gives that of the first samples."""
     leaves = tuple(t.detach().clone().requires_grad_() for t in leaves)
 
     def run() -> None:
@@ -68,7 +73,7 @@ def step(function, leaves: tuple[Tensor, ...], upstream: Tensor, *constants: Ten
 
     def gradient() -> Tensor:
         run()
-        return leaves[0].grad
+        return leaves[0].grad[:SHOWN]
 
     return run, gradient
 
@@ -80,7 +85,8 @@ def provider(
 
 
 def inkan_layers(size: tuple[int, ...], x: Tensor, upstream: Tensor) -> list[Provider]:
-    """PyPI's inkan, compiled, in both modes, with coefficients of its own (so without an error)."""
+    """PyPI's inkan, compiled, in both modes ("local" is its default), with coefficients of its own (so
+    without an error)."""
     try:
         from inkan.layer import KANLayer
     except ImportError:
@@ -88,8 +94,13 @@ def inkan_layers(size: tuple[int, ...], x: Tensor, upstream: Tensor) -> list[Pro
     providers = []
     for mode in ("local", "dense"):
         layer = KANLayer(size[1], size[2], grid_size=size[3], basis_mode=mode).to(x.device)
-        run, _ = step(lambda x, layer=layer: layer(x), (x,), upstream)
-        providers.append(Provider(f"inkan, {mode}", run))
+        run, _ = step(lambda x, *_, layer=layer: layer(x), (x,), upstream)
+
+        def fresh(run=run, layer=layer) -> None:
+            layer.zero_grad(set_to_none=True)
+            run()
+
+        providers.append(Provider(f"inkan, {mode}", fresh))
     return providers
 
 

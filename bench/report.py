@@ -136,7 +136,7 @@ def write(folder: Path) -> str:
     if not records:
         return ""
     facts = records[0]["facts"]
-    rounds = sorted({record["facts"].get("rounds", 0) for record in records} - {0})
+    rounds = sorted({record.get("rounds", record["facts"].get("rounds", 0)) for record in records} - {0})
     head = (
         f"# {facts['machine']}\n\ntorch {facts['torch']}, {facts['threads']} threads; forward and backward; "
         f"medians of {' or '.join(map(str, rounds))} interleaved rounds, in the best of several runs. "

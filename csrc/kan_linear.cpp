@@ -6,6 +6,9 @@ KD_DECLARE_KERNELS(kan_linear, KanArgs)
 
 namespace kd {
 
+// What a basis costs, in outputs: with few outputs it is most of the work.
+constexpr int64_t kBasisWork = 64;
+
 static void run(KanArgs& args, KanStage stage, int64_t work, const Tensor& on) {
   args.stage = stage;
   launch(KD_KERNELS(kan_linear), args, Pass::kForward, work, on);
@@ -59,7 +62,7 @@ static WeightGrads kan_linear_backward(const Tensor& grad, const Tensor& x, cons
     args.packed_grad = packed_grad.data_ptr(), args.grad_coef = grad_coef.data_ptr();
     if (scale.has_value()) args.grad_scale = grad_scale.data_ptr();
     if (base_weight.has_value()) args.grad_base_weight = grad_base.data_ptr();
-    run(args, KanStage::kWeightGrad, args.samples * args.out, x);
+    run(args, KanStage::kWeightGrad, args.samples * (args.out + kBasisWork), x);
     run(args, KanStage::kUnpack, 16384, x);
   }
   return {input ? as_type_of(grad_x, x) : grad_x, weights ? as_type_of(grad_coef, coef) : grad_coef,

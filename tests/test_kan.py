@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from kan_vectors import layer_grid, wave
 from torch import Tensor
 
+import kdfast
 import kdfast.functional as KF
 from kdfast.nn import KAN, KANConv2d, KANLinear
 
@@ -237,5 +238,44 @@ def test_bad_grids_are_not_loaded_and_bad_samples_not_used():
     for x, word in zip(samples, ("x must be", "finite", "one"), strict=True):
         with pytest.raises(ValueError, match=word):
             layer.update_grid(x)
-    with pytest.raises(ValueError, match="sizes"):
-        KAN([3])
+    for options, error in (
+        ({"margin": "a"}, TypeError),
+        ({"margin": -1.0}, ValueError),
+        ({"grid_eps": 2.0}, ValueError),
+    ):
+        with pytest.raises(error, match=next(iter(options))):
+            layer.update_grid(torch.rand(4, 2), **options)
+    with pytest.raises(ValueError, match="x must be"):
+        layer.regularization_loss(x=torch.rand(4, 3))
+    for sizes, error in (([3], ValueError), (3, TypeError), ("ab", TypeError), ([3, 2.0], TypeError)):
+        with pytest.raises(error, match="sizes"):
+            KAN(sizes)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"kernel_size": 0}, ValueError),
+        ({"kernel_size": "3"}, TypeError),
+        ({"kernel_size": (3, 3, 3)}, ValueError),
+        ({"stride": 0}, ValueError),
+        ({"padding": -1}, ValueError),
+        ({"dilation": 1.5}, TypeError),
+    ],
+)
+def test_bad_windows(options, error):
+    with pytest.raises(error, match=next(iter(options))):
+        KANConv2d(3, 4, **{"kernel_size": 3, **options})
+
+
+def test_an_image_smaller_than_the_kernel():
+    with pytest.raises(ValueError, match="kernel"):
+        KANConv2d(3, 4, 5)(torch.rand(2, 3, 3, 3))
+
+
+def test_second_derivatives_by_reverse_mode_are_those_of_the_definition():
+    model, x = KAN([3, 4, 2]).double(), torch.rand(3, dtype=torch.float64)
+    function = lambda x: model(x).sum()  # noqa: E731
+    found = torch.func.jacrev(torch.func.jacrev(function))(x)
+    with kdfast.use("reference"):
+        torch.testing.assert_close(found, torch.func.hessian(function)(x))

@@ -186,6 +186,7 @@ def test_bad_input():
                 ValueError,
                 "divergence must be one of kl, reverse_kl, js",
             ),
+            (lambda: call(h, w, th, tw, divergence=["kl"]), ValueError, "divergence must be one of"),
             (lambda: call(h, w, th, tw, beta=2), ValueError, r"beta must be in \[0, 1\]"),
             (lambda: call(h, w, th, tw, chunk_rows=0), ValueError, "chunk_rows must be at least 1"),
             (lambda: call(h, w, th, tw, mask=torch.ones(3)), ValueError, "one value per row"),

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from check import Case, check_op, not_too_large
+from check import Case, check_op, interpreted, not_too_large
 from feature_checks import (
     DTYPES,
     gradcheck,
@@ -86,9 +86,9 @@ def cases(dtype):
     yield Case("near", ((s.double() * (1 + 1e-2 * noise((4, 60), seed=3))).to(dtype),), (s,))
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES[1:3] if interpreted() else DTYPES, ids=str)
 def test_agrees_with_its_definition(place, dtype):
-    check_op(KF.normalized_mse, normalized_mse_reference, not_too_large(cases(dtype)), place)
+    check_op(KF.normalized_mse, normalized_mse_reference, not_too_large(cases(dtype), 600), place)
 
 
 @pytest.mark.parametrize("value", [3.0, 0.1])
@@ -120,7 +120,7 @@ def test_accurate_near_convergence(place):
 @pytest.mark.parametrize("center", [False, True])
 def test_gradients(place, center):
     s, t = (x.to(place) for x in vector())
-    for reduction in ("batchmean", "none"):
+    for reduction in ("none",) if interpreted() else ("batchmean", "none"):
         gradcheck(lambda s, r=reduction: KF.normalized_mse(s, t, center=center, reduction=r), s)
     works_with_pytorch(lambda s: KF.normalized_mse(s, t.float(), center=center), s.float())
 

@@ -273,6 +273,8 @@ def test_an_unnamed_teacher_is_not_taken_for_a_named_one(tmp_path) -> None:
         ({"top_k": 2, "temperature": float("nan")}, ValueError),
         ({"dtype": torch.int8}, TypeError),
         ({"teacher": 3}, TypeError),
+        ({"shard_bytes": 0}, ValueError),
+        ({"shard_bytes": "64M"}, TypeError),
     ],
 )
 def test_impossible_settings(tmp_path, options, error) -> None:

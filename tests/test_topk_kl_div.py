@@ -186,7 +186,7 @@ def test_bad_input():
     checks.refuses(
         [
             (lambda: call(x, torch.randn(3, 6), i), ValueError, "between 1 and 5 classes"),
-            (lambda: call(x, p[:2], i[:2]), ValueError, r"shape \(3, 'k'\)"),
+            (lambda: call(x, p[:2], i[:2]), ValueError, r"shape \(3, k\)"),
             (lambda: call(x, p, i[:, :1]), ValueError, r"teacher_indices must have shape \(3, 2\)"),
             (lambda: call(x, p, p), TypeError, "teacher_indices must hold class numbers"),
             (lambda: call(x, i, i), TypeError, "teacher_log_probs must be float64"),

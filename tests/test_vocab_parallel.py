@@ -7,7 +7,13 @@ from ranks import on_two_ranks
 import kdfast.functional as KF
 from kdfast import vocab_parallel
 
-NAMES = ("kl_div", "reverse_kl_div")
+OPTIONS = {
+    "kl_div": {},
+    "reverse_kl_div": {},
+    "js_div": {"beta": 0.3},
+    "skew_kl_div": {"lam": 0.2},
+    "tv_dist": {},
+}
 INF = float("inf")
 
 
@@ -28,9 +34,9 @@ def whole_rows(rank: int) -> None:
     mine = slice(0, 15) if rank == 0 else slice(15, 40)
     for near in (False, True):
         student, teacher, mask = inputs(near)
-        for name in NAMES:
+        for name, own in OPTIONS.items():
             for reduction in ("mean", "batchmean", "none"):
-                options = {"temperature": 2.0, "mask": mask, "reduction": reduction}
+                options = {"temperature": 2.0, "mask": mask, "reduction": reduction, **own}
                 whole = student.clone().requires_grad_()
                 truth = getattr(KF, name)(whole.double(), teacher.double(), **options)
                 truth.sum().backward()
@@ -51,8 +57,11 @@ def whole_rows(rank: int) -> None:
         torch.testing.assert_close(loss.double(), truth, rtol=1e-4, atol=1e-9)
         error = (leaf.grad.to_local() - whole.grad[:, half]).norm()
         assert leaf.grad.placements == leaf.placements and error <= 1e-4 * whole.grad.norm()
-        with pytest.raises(ValueError, match="js_div of DTensors"):
-            KF.js_div(*spread)
+        js = KF.js_div(*spread, beta=0.3, reduction="none")
+        torch.testing.assert_close(
+            js.double(), KF.js_div(student.double(), teacher.double(), beta=0.3, reduction="none"),
+            rtol=1e-4, atol=1e-9, equal_nan=True,
+        )  # fmt: skip
         with pytest.raises(ValueError, match="sharded on its last dimension"):
             KF.kl_div(*(DTensor.from_local(x, mesh, [Shard(0)]) for x in (student, teacher)))
 
@@ -61,9 +70,30 @@ def test_two_ranks(tmp_path):
     on_two_ranks(whole_rows, tmp_path)
 
 
+def impossible_classes(rank: int) -> None:
+    student, teacher = 100 * torch.randn(2, 5, 20, generator=torch.Generator().manual_seed(1))
+    student[0, 3], teacher[1, 4], student[2, 5] = -INF, -INF, float("nan")
+    mine = slice(0, 8) if rank == 0 else slice(8, 20)
+    shares = ({"beta": 0}, {"beta": 1}, {"beta": 0.5})
+    for name, own in [(n, o) for n in OPTIONS for o in (shares if n == "js_div" else (OPTIONS[n],))]:
+        whole, shard = student.clone().requires_grad_(), student[:, mine].clone().requires_grad_()
+        truth = getattr(KF, name)(whole, teacher, reduction="none", **own)
+        loss = getattr(vocab_parallel, name)(shard, teacher[:, mine], reduction="none", **own)
+        truth.sum().backward()
+        loss.sum().backward()
+        torch.testing.assert_close(loss, truth, rtol=1e-4, atol=1e-6, equal_nan=True)
+        torch.testing.assert_close(shard.grad, whole.grad[:, mine], rtol=1e-4, atol=1e-6, equal_nan=True)
+
+
+def test_classes_that_cannot_occur(tmp_path):
+    on_two_ranks(impossible_classes, tmp_path)
+
+
 def test_bad_input():
     x = torch.randn(3, 5)
     with pytest.raises(ValueError, match="5 and 4 classes"):
         vocab_parallel.kl_div(x, x[:, :4])
+    with pytest.raises(ValueError, match=r"beta must be in \[0, 1\]"):
+        vocab_parallel.js_div(x, x, beta=2)
     with pytest.raises(TypeError, match="student must be a tensor"):
         vocab_parallel.kl_div([1.0], x)

@@ -6,23 +6,25 @@
 
 namespace kd {
 
+// Text is made for a bad grid alone: a layer checks every feature at every call.
+[[noreturn]] inline void refuse_grid(int64_t feature, const std::string& reason) {
+  throw std::invalid_argument("grid of feature " + std::to_string(feature) + " " + reason +
+                              "; needed are finite knots in ascending order, repeats allowed, that span an "
+                              "interval");
+}
+
 template <class A>
 void check_knots(const A* grid, int64_t features, int64_t knots, int64_t degree) {
-  const std::string needed =
-      "; needed are finite knots in ascending order, repeats allowed, that span an interval";
   for (int64_t i = 0; i < features; ++i) {
     const A* g = grid + i * knots;
-    const std::string where = "grid of feature " + std::to_string(i);
     for (int64_t m = 0; m < knots; ++m) {
-      if (!(g[m] - g[m] == 0))
-        throw std::invalid_argument(where + " has a NaN or infinite knot at " + std::to_string(m) + needed);
+      if (!(g[m] - g[m] == 0)) refuse_grid(i, "has a NaN or infinite knot at " + std::to_string(m));
       if (m > 0 && g[m] < g[m - 1])
-        throw std::invalid_argument(where + " is not sorted: knot " + std::to_string(m) +
-                                    " is below the one before" + needed);
+        refuse_grid(i, "is not sorted: knot " + std::to_string(m) + " is below the one before");
     }
     if (!(g[degree] < g[knots - 1 - degree]))
-      throw std::invalid_argument(where + " is constant between knots " + std::to_string(degree) + " and " +
-                                  std::to_string(knots - 1 - degree) + needed);
+      refuse_grid(i, "is constant between knots " + std::to_string(degree) + " and " +
+                         std::to_string(knots - 1 - degree));
   }
 }
 

@@ -124,13 +124,19 @@ class Feature {
     while (last_ > first_ && grid_[last_] >= high_) --last_;
   }
 
+  // Only the vectors that hold knots: with few samples a feature, this is much of the work.
   void fill_tables() {
     A table[kRoom + kMaxDegree + 1];
-    for (int64_t t = 0; t <= kRoom + kMaxDegree; ++t) {
-      const int64_t m = t - K;
-      table[t] = grid_[m < 0 ? 0 : m < knots_ ? m : knots_ - 1];
-    }
+    const int used = static_cast<int>((knots_ + 2 * K + kLanes - 1) / kLanes);
+    for (int64_t t = 0; t < K; ++t) table[t] = grid_[0];
+    for (int64_t m = 0; m < knots_; ++m) table[K + m] = grid_[m];
+    for (int64_t t = K + knots_; t <= used * kLanes + kMaxDegree; ++t) table[t] = grid_[knots_ - 1];
     for (int part = 0; part < kTables; ++part) {
+      if (part >= used) {
+        knot_[part] = knot_[0];
+        for (int p = 1; p <= K; ++p) inverse_[p - 1][part] = inverse_[p - 1][0];
+        continue;
+      }
       knot_[part] = load<V>(table + part * kLanes);
       for (int p = 1; p <= K; ++p) {
         const V distance = load<V>(table + part * kLanes + p) - knot_[part];

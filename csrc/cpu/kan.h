@@ -1,5 +1,4 @@
-// What the CPU kernels of kan_linear and kan_edge_stats share: the bases of a feature for a block of samples,
-// and packing.
+// What the CPU kernels of kan_linear and kan_edge_stats share: the bases of a feature for a block of samples.
 #pragma once
 
 #include "../common/kan.h"
@@ -28,8 +27,11 @@ KD_FN void fill_bases(const KanArgs& args, const Feature<K, A>& feature, const A
   using V = typename VectorOf<A>::Type;
   constexpr int64_t kLanes = Number<V>::kLanes;
   for (int64_t b = 0; b < n; b += kLanes) {
-    V at;
-    for (int64_t l = 0; l < kLanes; ++l) at[l] = x[(b + l < n ? b + l : n - 1) * stride];
+    alignas(64) A points[kLanes];
+    const int64_t there = n - b < kLanes ? n - b : kLanes;
+    for (int64_t l = 0; l < there; ++l) points[l] = x[(b + l) * stride];
+    for (int64_t l = there; l < kLanes; ++l) points[l] = points[0];
+    const V at = load<V>(points);
     Local<K, V> value, slope;
     const auto start = feature.template evaluate<kSlope>(feature.locate(at), &value, &slope);
     for (int64_t l = 0; l < kLanes; ++l) to->start[b + l] = static_cast<int32_t>(start[l]);
@@ -63,66 +65,6 @@ KD_FN Feature<K, A> feature_of(const KanArgs& args, int64_t feature) {
 template <class A>
 KD_FN A* packed_rows(void* packed, const KanArgs& args, const OutTile& tile, int64_t feature) {
   return static_cast<A*>(packed) + tile.offset + feature * rows_of(args) * tile.width;
-}
-
-// ---- Packing: an item is some features of one tile
-
-constexpr int64_t kPackedFeatures = 16;
-
-inline int64_t packs_of(const KanArgs& args) {
-  return (args.features + kPackedFeatures - 1) / kPackedFeatures;
-}
-
-template <class A, class Each>
-KD_FN void each_packed(const KanArgs& args, int64_t item, Each each) {
-  const OutTile tile = out_tile<A>(args, item / packs_of(args));
-  const int64_t begin = item % packs_of(args) * kPackedFeatures;
-  const int64_t end = begin + kPackedFeatures < args.features ? begin + kPackedFeatures : args.features;
-  for (int64_t o = 0; o < tile.width; ++o)
-    for (int64_t i = begin; i < end; ++i) each(tile, o, i);
-}
-
-template <class A>
-void pack(const KanArgs& args, int64_t item) {
-  const int64_t bases = bases_of(args);
-  const auto *coef = static_cast<const A*>(args.coef), *scale = static_cast<const A*>(args.scale),
-             *base = static_cast<const A*>(args.base_weight);
-  each_packed<A>(args, item, [&](const OutTile& tile, int64_t o, int64_t i) {
-    A* to = packed_rows<A>(args.packed, args, tile, i) + o;
-    const bool there = tile.first + o < args.out;
-    const int64_t edge = (tile.first + o) * args.features + i;
-    const A by = there && scale != nullptr ? scale[edge] : A(1);
-    for (int64_t m = 0; m < bases; ++m) to[m * tile.width] = there ? by * coef[edge * bases + m] : A(0);
-    if (base != nullptr) to[bases * tile.width] = there ? base[edge] : A(0);
-  });
-}
-
-// Adds up the splits, and the gradient of scale * coef becomes those of its factors.
-template <class A>
-void unpack(const KanArgs& args, int64_t item) {
-  const int64_t bases = bases_of(args), split = packed_size<A>(args);
-  const auto *coef = static_cast<const A*>(args.coef), *scale = static_cast<const A*>(args.scale);
-  auto *grad_coef = static_cast<A*>(args.grad_coef), *grad_scale = static_cast<A*>(args.grad_scale),
-       *grad_base = static_cast<A*>(args.grad_base_weight);
-  each_packed<A>(args, item, [&](const OutTile& tile, int64_t o, int64_t i) {
-    if (tile.first + o >= args.out) return;
-    const A* from = packed_rows<A>(args.packed_grad, args, tile, i) + o;
-    const auto sum = [&](int64_t row) {
-      A total = 0;
-      for (int64_t s = 0; s < args.splits; ++s) total += from[s * split + row * tile.width];
-      return total;
-    };
-    const int64_t edge = (tile.first + o) * args.features + i;
-    const A by = scale != nullptr ? scale[edge] : A(1);
-    A of_scale = 0;
-    for (int64_t m = 0; m < bases; ++m) {
-      const A grad = sum(m);
-      of_scale += grad * coef[edge * bases + m];
-      grad_coef[edge * bases + m] = grad * by;
-    }
-    if (grad_scale != nullptr) grad_scale[edge] = of_scale;
-    if (grad_base != nullptr) grad_base[edge] = sum(bases);
-  });
 }
 
 // Calls use.template operator()<K, A>() for the degree and compute type at hand.

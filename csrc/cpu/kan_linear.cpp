@@ -6,6 +6,7 @@
 #include "../kan_linear.h"
 
 #include "kan.h"
+#include "kan_pack.h"
 #include "kan_walk.h"
 #include "kan_weight_grad.h"
 
@@ -16,7 +17,7 @@ int64_t items(const KanArgs& args) {
   switch (args.stage) {
     case KanStage::kForward:
     case KanStage::kInputGrad:
-      return (args.samples + kBlock - 1) / kBlock;
+      return (args.samples + block_size(args) - 1) / block_size(args);
     case KanStage::kWeightGrad:
       return feature_chunks(args) * args.splits;
     default:

@@ -11,7 +11,8 @@
 namespace kd {
 namespace {
 
-constexpr int64_t kBlock = 128;           // samples
+constexpr int64_t kBlock = 128;           // samples at most
+constexpr int64_t kLeast = 32;            // samples at least, where there are as many
 constexpr int64_t kGroup = 4;             // features at most
 constexpr int64_t kFastBytes = 20 << 10;  // of the first-level cache, for a group's rows
 constexpr int kStrip = kRegisters / 4 > 4 && KD_VECTOR_BYTES == 64 ? 4 : 8;
@@ -19,6 +20,12 @@ constexpr int kStrip = kRegisters / 4 > 4 && KD_VECTOR_BYTES == 64 ? 4 : 8;
 KD_FN int64_t group_size(const KanArgs& args) {
   const int64_t fitting = kFastBytes / (rows_of(args) * kTileBytes);
   return fitting < 1 ? 1 : fitting < kGroup ? fitting : kGroup;
+}
+
+// Small batches are cut into smaller blocks, so that more than one thread has work.
+KD_FN int64_t block_size(const KanArgs& args) {
+  const int64_t quarter = args.samples / (4 * kLeast) * kLeast;
+  return quarter < kLeast ? kLeast : quarter < kBlock ? quarter : kBlock;
 }
 
 // ---- Forward
@@ -45,7 +52,7 @@ template <int K, class A>
 void forward_block(const KanArgs& args, int64_t item) {
   using V = typename VectorOf<A>::Type;
   constexpr int64_t kLanes = Number<V>::kLanes;
-  const Range samples = piece(item, kBlock, args.samples);
+  const Range samples = piece(item, block_size(args), args.samples);
   const int64_t width = padded<A>(args.out), group = group_size(args), tiles = tiles_of<A>(args);
   const int64_t base_row = args.base_weight != nullptr ? bases_of(args) : 0;
   A* const y = static_cast<A*>(args.y) + samples.begin * width;
@@ -106,7 +113,7 @@ template <int K, class A>
 void input_grad_block(const KanArgs& args, int64_t item) {
   using V = typename VectorOf<A>::Type;
   constexpr int64_t kLanes = Number<V>::kLanes;
-  const Range samples = piece(item, kBlock, args.samples);
+  const Range samples = piece(item, block_size(args), args.samples);
   const int64_t width = padded<A>(args.out), group = group_size(args), tiles = tiles_of<A>(args);
   const int64_t base_row = args.base_weight != nullptr ? bases_of(args) : 0;
   const A* const grad_y = static_cast<const A*>(args.grad_y) + samples.begin * width;

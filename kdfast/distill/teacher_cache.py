@@ -22,6 +22,7 @@ from kdfast.distill.cache_keys import as_list, is_per_sample, row_keys
 from kdfast.distill.cache_pending import Pending
 from kdfast.distill.cache_settings import check_settings, settings, with_defaults
 from kdfast.distill.paths import describe
+from kdfast.ops._check import whole_number
 
 
 class TeacherCache:
@@ -63,7 +64,7 @@ class TeacherCache:
     ):
         given = settings(teacher, top_k, temperature, dtype)
         self.path = Path(path)
-        self.shard_bytes = shard_bytes
+        self.shard_bytes = whole_number("shard_bytes", shard_bytes, 1)
         manifest = files.read_manifest(self.path)
         if manifest is None:
             files.create_manifest(self.path, with_defaults(given))

@@ -120,10 +120,11 @@ class KANLinear(nn.Module):
         1 - grid_eps to grid_eps; coefficients are the least-squares fit at the samples, of least norm where
         samples are few. The scaler is left alone, and multiplies the same spline as before.
         """
-        _check.floating("x", x)
-        if x.dim() == 0 or x.size(-1) != self.in_features:
-            raise ValueError(f"x must be [..., {self.in_features}], got shape {tuple(x.shape)}")
-        points = x.reshape(-1, self.in_features).to(torch.float64)
+        if _check.finite("margin", margin) < 0:
+            raise ValueError(f"margin must be at least 0, got {margin}")
+        if not 0 <= _check.finite("grid_eps", grid_eps) <= 1:
+            raise ValueError(f"grid_eps must be from 0 to 1, got {grid_eps}")
+        points = self._rows(x).to(torch.float64)
         if points.size(0) == 0 or not points.isfinite().all():
             raise ValueError("x must hold at least one sample, and only finite numbers, to place a grid")
         grid = adapted_grid(points, self.grid_size, self.degree, margin, grid_eps).to(self.grid.dtype)
@@ -145,9 +146,16 @@ class KANLinear(nn.Module):
         if x is None:
             size, entropy = coefficient_penalty(self.spline_weight)
         else:
-            spread = x.reshape(-1, self.in_features).to(self.grid.dtype).var(0)
+            spread = self._rows(x).to(self.grid.dtype).var(0)
             size, entropy = activation_penalty(self.edge_stats(x)[2], spread)
         return regularize_activation * size + regularize_entropy * entropy
+
+    def _rows(self, x: Tensor) -> Tensor:
+        """x [..., I] as [B, I]: TypeError, ValueError."""
+        _check.floating("x", x)
+        if x.dim() == 0 or x.size(-1) != self.in_features:
+            raise ValueError(f"x must be [..., {self.in_features}], got shape {tuple(x.shape)}")
+        return x.reshape(-1, self.in_features)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         grid = state_dict.get(prefix + "grid")
@@ -166,9 +174,12 @@ class KAN(nn.Sequential):
     """KANLinear layers one after the other: KAN([784, 64, 10]). Options go to every layer."""
 
     def __init__(self, sizes: Sequence[int], **options: Any) -> None:
-        sizes = list(sizes)
+        if not isinstance(sizes, Sequence) or isinstance(sizes, str):
+            raise TypeError(f"sizes must be a sequence of ints, such as [784, 64, 10], got {sizes!r}")
         if len(sizes) < 2:
-            raise ValueError(f"sizes must name at least the inputs and the outputs, got {sizes}")
+            raise ValueError(f"sizes must name at least the inputs and the outputs, got {list(sizes)}")
+        for size in sizes:
+            _check_count("each of sizes", size)
         super().__init__(*(KANLinear(i, o, **options) for i, o in zip(sizes[:-1], sizes[1:], strict=True)))
 
     def __getitem__(self, index: int | slice) -> nn.Module:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.utils import _pair
 
 from kdfast.nn.kan import KANLinear
 from kdfast.ops import _check
@@ -31,9 +30,9 @@ class KANConv2d(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
-        self.in_channels, self.out_channels = in_channels, out_channels
-        self.kernel_size, self.stride = _pair(kernel_size), _pair(stride)
-        self.padding, self.dilation = _pair(padding), _pair(dilation)
+        self.in_channels, self.out_channels = _count("in_channels", in_channels), out_channels
+        self.kernel_size, self.stride = _sides("kernel_size", kernel_size), _sides("stride", stride)
+        self.padding, self.dilation = _sides("padding", padding, 0), _sides("dilation", dilation)
         self.edges = KANLinear(in_channels * math.prod(self.kernel_size), out_channels, **options)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,6 +55,11 @@ class KANConv2d(nn.Module):
         _check.floating("x", x)
         if x.dim() != 4 or x.size(1) != self.in_channels:
             raise ValueError(f"x must be [N, {self.in_channels}, H, W], got shape {tuple(x.shape)}")
+        if min(self._output_size(x)) < 1:
+            raise ValueError(
+                f"x must be at least as large as the dilated kernel {self.kernel_size} with its padding, "
+                f"got shape {tuple(x.shape)}"
+            )
         unfolded = F.unfold(
             x, self.kernel_size, dilation=self.dilation, padding=self.padding, stride=self.stride
         )
@@ -72,3 +76,19 @@ class KANConv2d(nn.Module):
     def extra_repr(self) -> str:
         window = f"{self.kernel_size}, {self.stride}, {self.padding}, {self.dilation}"
         return f"{self.in_channels}, {self.out_channels}, {window}"
+
+
+def _sides(name: str, given: int | tuple[int, int], least: int = 1) -> tuple[int, int]:
+    """An int or a pair as a pair: TypeError, ValueError."""
+    pair = tuple(given) if isinstance(given, (tuple, list)) else (given, given)
+    if len(pair) != 2:
+        raise ValueError(f"{name} must be an int or a pair of ints, got {given!r}")
+    return tuple(_count(name, n, least) for n in pair)
+
+
+def _count(name: str, n: object, least: int = 1) -> int:
+    if isinstance(n, bool) or not isinstance(n, int):
+        raise TypeError(f"{name} must be an int or a pair of ints, got {n!r}")
+    if n < least:
+        raise ValueError(f"{name} must be at least {least}, got {n}")
+    return n

@@ -66,6 +66,22 @@ def finite(name: str, x: object) -> float:
     return value
 
 
+def beta(x: object) -> float:
+    """The teacher's share of a Jensen-Shannon divergence, in [0, 1]: TypeError, ValueError."""
+    value = number("beta", x)
+    if not 0 <= value <= 1:
+        raise ValueError(f"beta must be in [0, 1], got {value}")
+    return value
+
+
+def lam(x: object) -> float:
+    """The teacher's share of a skew divergence's mixture, in (0, 1): TypeError, ValueError."""
+    value = number("lam", x)
+    if not 0 < value < 1:
+        raise ValueError(f"lam must be in (0, 1), got {value}")
+    return value
+
+
 def reduction(name: str) -> int:
     """The code of a reduction: ValueError."""
     code = REDUCTIONS.get(name) if isinstance(name, str) else None

@@ -85,6 +85,8 @@ def divergence(
     """
     if hasattr(student, "device_mesh"):
         keywords = {"temperature": temperature, "mask": mask, "scale_t2": scale_t2, "reduction": reduction}
+        if param is not None:
+            keywords[param[0]] = param[1]
         return _of_shards(name, student, teacher, dim, **keywords)
     class_dims = _check.logits_pair(student, teacher, dim)
     temperature = _check.positive("temperature", temperature)
@@ -128,8 +130,6 @@ def _of_shards(name: str, student: Tensor, teacher: Tensor, dim: int | Sequence[
 
     if _check.dims(dim, student.dim()) != (student.dim() - 1,):
         raise ValueError(f"{name} of DTensors takes classes along the last dimension, got dim={dim}")
-    if not hasattr(vocab_parallel, name):
-        raise ValueError(f"{name} of DTensors is not there; kl_div and reverse_kl_div are")
     return getattr(vocab_parallel, name)(student, teacher, **options)
 
 
@@ -148,8 +148,7 @@ def one_class_dim(
     return student, None if teacher is None else join(teacher), [student.dim() - 1]
 
 
-# ---- Fake kernels
-# ----------------------------------------------------------------------------------------------------
+# ---- Fake kernels ------------------------------------------------------------------------------------------
 
 
 def _fake(student, teacher, mask, dim, temperature, scale, param, reduction, with_grad):
@@ -174,8 +173,7 @@ def register_fakes(name: str) -> None:
     register_fake(f"{name}_backward", _fake_backward)
 
 
-# ---- What the definitions share
-# --------------------------------------------------------------------------------------
+# ---- What the definitions share ----------------------------------------------------------------------------
 
 
 def reference_rows(

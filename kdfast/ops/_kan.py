@@ -61,7 +61,8 @@ def check_layer(
     if base not in BASES:
         raise ValueError(f"base must be one of {', '.join(BASES)}, got {base!r}")
     code = check_extrapolation(extrapolation)
-    return Layer(x.reshape(-1, features), coef, knots, degree, scale, base_weight, code)
+    rows = x if x.dim() == 2 else x.reshape(-1, features)
+    return Layer(rows, coef, knots, degree, scale, base_weight, code)
 
 
 def compute_type(x: Tensor) -> torch.dtype:

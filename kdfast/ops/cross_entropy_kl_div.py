@@ -95,8 +95,8 @@ def cross_entropy_kl_div(
         target: class numbers, an integer tensor of the student's shape without `dim`.
         temperature: T > 0, of the KL alone.
         dim: the class dimension or dimensions: 1 for images [N, C, H, W].
-        label_smoothing, weight: in [0, 1], and one float per class: as in F.cross_entropy, of the cross
-        entropy alone.
+        label_smoothing, weight: in [0, 1], and one float per class: as in F.cross_entropy, of the
+            cross entropy alone.
         ignore_index: a row with this target leaves both values, their gradients and their counts.
         mask: bool or float, one value per row; 0 drops the row from both, other values weigh it in both.
         scale_t2: multiply kl by T^2.

@@ -62,7 +62,7 @@ def focal_loss(
 
     Args:
         logits: [..., C]; classes are the last dimension (for images, logits.movedim(1, -1)). Gets the
-        gradient.
+            gradient.
         target: class numbers [...], an integer tensor.
         gamma: focusing exponent, at least 0.
         weight: a float per class, [C].

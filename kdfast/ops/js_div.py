@@ -62,13 +62,11 @@ def js_div(
     Shapes, dtypes, `temperature`, `dim`, `mask`, `scale_t2`, `reduction`, the result and the errors are those
     of kdfast.functional.kl_div.
     """
-    beta = _check.number("beta", beta)
-    if not 0 <= beta <= 1:
-        raise ValueError(f"beta must be in [0, 1], got {beta}")
+    beta = _check.beta(beta)
     return divergence(
         "js_div", js_div_reference, student, teacher,
-        temperature=temperature, dim=dim, mask=mask, scale_t2=scale_t2, reduction=reduction, param=("beta",
-        beta),
+        temperature=temperature, dim=dim, mask=mask, scale_t2=scale_t2, reduction=reduction,
+        param=("beta", beta),
     )  # fmt: skip
 
 

@@ -70,7 +70,7 @@ def kan_linear(
     """
     layer = check_layer(x, coef, grid, degree, scale, base_weight, base, extrapolation)
     y = linear_rows(layer, backend.of(x, "kan_linear"))
-    return y.reshape(*x.shape[:-1], coef.size(0))
+    return y if x.dim() == 2 else y.reshape(*x.shape[:-1], coef.size(0))
 
 
 def linear_rows(layer: Layer, kernels: str) -> Tensor:
@@ -100,9 +100,8 @@ class _KanLinear(Function):
         degree, extrapolation, kernels = ctx.options
         need = ctx.needs_input_grad
         wanted = int(need[0]) + 2 * int(need[1] or need[4] or need[5])
-        grads = _KanLinearBackward.apply(
-            grad, x, coef, grid, degree, scale, base_weight, extrapolation, wanted, kernels
-        )
+        run = _KanLinearBackward.forward if _is_plain_step() else _KanLinearBackward.apply
+        grads = run(grad, x, coef, grid, degree, scale, base_weight, extrapolation, wanted, kernels)
         grad_x, grad_coef, grad_scale, grad_base = grads
         return (
             grad_x if need[0] else None,
@@ -114,6 +113,13 @@ class _KanLinear(Function):
             None,
             None,
         )
+
+
+def _is_plain_step() -> bool:
+    """Whether nothing asks for second derivatives, and no transform is about: then the op alone will do."""
+    if torch.compiler.is_compiling() or torch.is_grad_enabled():
+        return False
+    return torch._C._functorch.maybe_current_level() is None
 
 
 class _KanLinearBackward(Function):

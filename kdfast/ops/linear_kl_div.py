@@ -104,11 +104,9 @@ def linear_kl_div(
     Raises TypeError, ValueError or RuntimeError for bad input, before anything runs.
     """
     _check_heads(student_hidden, student_weight, student_bias, teacher_hidden, teacher_weight, teacher_bias)
-    if divergence not in DIVERGENCES:
+    if not isinstance(divergence, str) or divergence not in DIVERGENCES:
         raise ValueError(f"divergence must be one of {', '.join(DIVERGENCES)}, got {divergence!r}")
-    beta = _check.number("beta", beta)
-    if not 0 <= beta <= 1:
-        raise ValueError(f"beta must be in [0, 1], got {beta}")
+    beta = _check.beta(beta)
     temperature = _check.positive("temperature", temperature)
     _check.flag("scale_t2", scale_t2)
     _check.reduction(reduction)

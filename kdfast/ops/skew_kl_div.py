@@ -58,13 +58,11 @@ def skew_kl_div(
     Shapes, dtypes, `temperature`, `dim`, `mask`, `scale_t2`, `reduction`, the result and the errors are those
     of kdfast.functional.kl_div.
     """
-    lam = _check.number("lam", lam)
-    if not 0 < lam < 1:
-        raise ValueError(f"lam must be in (0, 1), got {lam}")
+    lam = _check.lam(lam)
     return divergence(
         "skew_kl_div", skew_kl_div_reference, student, teacher,
-        temperature=temperature, dim=dim, mask=mask, scale_t2=scale_t2, reduction=reduction, param=("lam",
-        lam),
+        temperature=temperature, dim=dim, mask=mask, scale_t2=scale_t2, reduction=reduction,
+        param=("lam", lam),
     )  # fmt: skip
 
 

@@ -89,7 +89,7 @@ def topk_kl_div(
       student's probabilities there. A divergence of k + 1 classes: never negative; gradient q - p on the k
       and q (1 - p_r / q_r) elsewhere, divided by T.
     * tail="renormalize": p is divided by its sum and the teacher is 0 elsewhere; gradient q - p on the k and
-    q elsewhere.
+      q elsewhere.
 
     Args:
         student: logits [..., C]; classes are the last dimension. Gets the gradient.
@@ -141,8 +141,9 @@ def topk_kl_div(
 def _check_sparse(student: Tensor, log_probs: Tensor) -> None:
     """teacher_log_probs [..., k] beside student [..., C]: 1 <= k <= C."""
     if log_probs.dim() != student.dim() or log_probs.shape[:-1] != student.shape[:-1]:
+        rows = "".join(f"{n}, " for n in student.shape[:-1])
         raise ValueError(
-            f"teacher_log_probs must have shape {(*student.shape[:-1], 'k')}, to fit student of shape "
+            f"teacher_log_probs must have shape ({rows}k), to fit student of shape "
             f"{tuple(student.shape)}, got {tuple(log_probs.shape)}"
         )
     if not 1 <= log_probs.size(-1) <= student.size(-1):

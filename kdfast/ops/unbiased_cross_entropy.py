@@ -45,10 +45,10 @@ def unbiased_cross_entropy(
 
     Args:
         logits: [..., C]; class 0 is background, classes 1 ... num_old are old, the rest new. Gets the
-        gradient.
+            gradient.
         target: class numbers [...], an integer tensor.
-        num_old: how many old classes there are, without the background; in [0, C - 1]. 0 is plain cross
-        entropy.
+        num_old: how many old classes there are, without the background; in [0, C - 1]. 0 is plain
+            cross entropy.
         reduction: "mean" (sum / number of counted rows), "sum", "batchmean" (sum / size(0)) or "none".
 
     Returns:

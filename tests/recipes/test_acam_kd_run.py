@@ -176,6 +176,8 @@ def test_segmentation_run(seg_folder, tmp_path, model):
         (["--alpha", "-1"], "option --alpha: 0 or more"),
         (["--teacher", "resnet7"], "backbone 'resnet7': one of resnet18"),
         (["--kv-pool", "0"], "option --kv-pool"),
+        (["--classes", "[RBC, lamp]"], "the classes are RBC, lamp"),
+        (["--task", "seg", "--classes", "[a]"], "option --classes: for --task det"),
     ],
 )
 def test_bad_options_are_one_line(arguments, words, tmp_path, capsys, need):

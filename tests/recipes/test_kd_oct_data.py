@@ -78,6 +78,8 @@ def test_missing_classes_and_few_patients():
         fold_tools.check_folds(made, labels, patients, ("a", "b", "c", "d"))
     with pytest.raises(UserError, match=r"class 2 has 1 patients; 5 are needed"):
         fold_tools.patient_folds([0] * 9 + [1] * 9 + [2], [f"p{i}" for i in range(19)])
+    with pytest.raises(UserError, match="of the 6 patients that a fold does not test"):
+        fold_tools.patient_folds([0, 1, 2] * 4, [f"p{i}" for i in range(12)], count=2)
 
 
 # ---- Data ------------------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ import json
 import pytest
 
 from kdfast.cli import main
+from kdfast.recipes import kd_oct
+from kdfast.recipes.common.parse import parse
 from kdfast.recipes.kd_oct import synthetic
 
 SMALL = [
@@ -85,6 +87,17 @@ def test_stops_when_no_epoch_is_better(tmp_path):
     assert main(["distill", "kd_oct", *given, "--out", str(out)]) == 0
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["stage"] for line in lines].count("distilled-0-0") < 6
+
+
+def test_pretrained_is_a_flag_whose_default_the_data_sets(tmp_path):
+    given = [parse("kd_oct", kd_oct, ["--data", str(tmp_path), *flag])[0] for flag in FLAGS]
+    assert [options.pretrained for options in given] == [True, True, False]
+    assert given[0].focal == "kdoct" and given[0].class_weights == "teacher"
+    elpv = parse("kd_oct", kd_oct, [])[0]
+    assert (elpv.focal, elpv.class_weights, elpv.pretrained) == ("standard", "none", False)
+
+
+FLAGS = ([], ["--pretrained"], ["--no-pretrained"])
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,8 @@ class Options(RunOptions):
     data_root: str | None = None
     """the data set's folder; bccd and brain find their own"""
 
-    classes: str = ""
-    """detection: names of the classes to learn, comma separated; all that occur if empty"""
+    classes: tuple[str, ...] = ()
+    """detection: names of the classes to learn, in the order of their labels; by default all"""
 
     model: str = AUTO
     """det: retinanet, faster_rcnn, fcos; seg: deeplabv3, pspnet, fcn"""
@@ -162,6 +162,8 @@ class Options(RunOptions):
                 raise ValueError(
                     f"option --{name}: with --task {self.task} one of {names} is needed, got {value}"
                 )
+        if self.classes and self.task == "seg":
+            raise ValueError("option --classes: for --task det; segmentation learns every class")
         require_positive(kv_pool=self.kv_pool)
         for name in _NOT_NEGATIVE:
             if not getattr(self, name) >= 0:

@@ -42,10 +42,9 @@ class Detecting:
                 f"--model {options.model} cannot teach --student-model {options.student_model}: their finest "
                 f"levels have strides {first[0]} and {first[1]}, equal levels are needed"
             )
-        names = tuple(name.strip() for name in options.classes.split(",") if name.strip())
         self.data = detection_data(
             options.data, options.data_root, short_side=options.short_side, long_side=options.long_side,
-            classes=names, skip_bad=options.skip_bad, cache=options.data in SMALL_SETS,
+            classes=tuple(options.classes), skip_bad=options.skip_bad, cache=options.data in SMALL_SETS,
         )  # fmt: skip
 
     def network(self, role: str) -> nn.Module:

@@ -80,7 +80,7 @@ def parser_for(name: str, recipe: ModuleType) -> ArgumentParser:
     for field in dataclasses.fields(recipe.Options):
         default = field.default_factory() if field.default is dataclasses.MISSING else field.default
         how: dict[str, Any] = {"type": types[field.name]}
-        if types[field.name] is bool:
+        if types[field.name] in (bool, bool | None):
             how = {"action": ActionYesNo(yes_prefix="", no_prefix="no-")}
         flag = "--" + field.name.replace("_", "-")
         parser.add_argument(flag, default=default, help=texts.get(field.name, ""), **how)

@@ -57,7 +57,8 @@ class Options(RunOptions):
     """proposals of an image that are distilled, of the best twice as many; 64 in the paper"""
 
     proposals: tuple[int, int] = (200, 100)
-    """of an image, kept in training and in testing; 2000 1000 in the paper"""
+    """of an image, kept in training and in testing; 2000 1000 in the paper. With few, old classes crowd out
+    new ones, since the distilled RPN goes on proposing what the last step found"""
 
     classes_weight: float | None = None
     """of the distillation of classes and boxes; by default the authors' for the scenario, else 1"""

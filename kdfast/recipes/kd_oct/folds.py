@@ -37,7 +37,7 @@ def patient_folds(
         validation: share of a fold's training patients that is held out.
 
     Raises:
-        UserError: a class with fewer patients than folds.
+        UserError: a class with fewer patients than folds, or too few patients to hold some out.
     """
     names, modes = _modes(labels, patients)
     short = [(label, n) for label, n in Counter(modes.tolist()).items() if n < max(2, count)]
@@ -58,7 +58,13 @@ def patient_folds(
     splits = StratifiedKFold(count, shuffle=True, random_state=seed).split(names, modes)
     for number, (rest, test) in enumerate(splits):
         split = StratifiedShuffleSplit(1, test_size=validation, random_state=seed + number)
-        train, held = next(split.split(rest, modes[rest]))
+        try:
+            train, held = next(split.split(rest, modes[rest]))
+        except ValueError as error:  # fewer than one held out of each class
+            raise UserError(
+                f"--folds {count}: of the {len(rest)} patients that a fold does not test, a share of "
+                f"{validation:g} is held out for validation, too few for one of each class"
+            ) from error
         folds.append(Fold(images(rest[train]), images(rest[held]), images(test)))
     return folds
 

@@ -98,7 +98,7 @@ class _Selecting(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         loss, accuracy = self.val_loss.compute(), self.val_accuracy.compute()
-        self.log_dict({"val_loss": loss, "val_accuracy": accuracy})
+        self.log_dict({"val_loss": loss, "val_accuracy": accuracy}, sync_dist=True)  # equal on all by now
         self.selection.update(self._watched[0], loss if self._by_loss else accuracy, self.current_epoch)
         self.val_loss.reset()
         self.val_accuracy.reset()
