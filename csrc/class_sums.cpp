@@ -31,7 +31,7 @@ static Sorted sort_by_class(const int64_t* target, int64_t rows, int64_t classes
 static std::tuple<Tensor, Tensor> class_sums(const Tensor& features, const Tensor& target, int64_t classes,
                                              std::optional<int64_t> ignored, bool wide) {
   const int64_t* ignore = ignored.has_value() ? &*ignored : nullptr;
-  check_classes("class_sums", target, classes, ignore);
+  check_classes(target, classes, ignore);
   ClassSumsArgs args = {};
   args.rows = features.size(0), args.width = features.size(1), args.classes = classes;
   args.features = features.data_ptr(), args.dtype = dtype_of(features);

@@ -35,7 +35,7 @@ static std::tuple<Tensor, Tensor, Tensor> nd_loss(const Tensor& student, const T
                                                   const Tensor& means, const Tensor& target,
                                                   const MaybeTensor& mask, int64_t ignore_index,
                                                   int64_t reduction, bool with_grad) {
-  check_classes("nd_loss", target, means.size(0), &ignore_index);
+  check_classes(target, means.size(0), &ignore_index);
   const Reduction how = static_cast<Reduction>(reduction);
   const bool mean = how == Reduction::kMean;
   const DType type = compute_type(student, teacher);

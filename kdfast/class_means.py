@@ -30,11 +30,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command; bad options end it with one line and status 2."""
     given = _parser().parse_args(arguments)
     try:
+        _check_options(given)
         means = build(given)
-        means.save(given.out)
+        means.save(given.out)  # before a class that was never seen is refused: the pass is not lost
         means.compute()
     except (ImportError, AttributeError, OSError, TypeError, ValueError, RuntimeError) as error:
-        print(f"kdfast class means: {error}", file=sys.stderr)
+        print("kdfast class-means:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     print(f"{given.out}: {means.num_classes} classes x {means.dim}, {int(means.counts.sum())} samples")
     return 0
@@ -55,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
                         help="of an ImageFolder; train augments, as the paper's code does")  # fmt: skip
     parser.add_argument("--size", type=int, default=224, help="of the images that an ImageFolder gives")
     parser.add_argument(
-        "--num-classes", type=int, help="default: the folders of an ImageFolder, or largest target + 1"
+        "--num-classes", type=int, help="default: the folders of an ImageFolder, or the detector's own"
     )
     parser.add_argument(
         "--missing", choices=("error", "ignore"), default="error", help="what a class never seen means"
@@ -67,6 +68,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="of augmentation and of proposal sampling")
     parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
     return parser
+
+
+def _check_options(given: argparse.Namespace) -> None:
+    """ValueError for what would fail after the pass over the data, or never end it."""
+    for option in ("size", "num_classes", "batch_size", "batches"):
+        value = getattr(given, option)
+        if value is not None and value < 1:
+            raise ValueError(f"--{option.replace('_', '-')} must be at least 1, got {value}")
+    if not given.out.absolute().parent.is_dir():
+        raise ValueError(f"--out {given.out} must lie in a folder that exists")
 
 
 def build(given: argparse.Namespace) -> ClassMeans:
@@ -126,14 +137,21 @@ def _named(name: str) -> Callable[..., Any]:
 
 
 def _load(teacher: nn.Module, weights: Path) -> str:
-    if weights.suffix == ".safetensors":
-        from safetensors.torch import load_file
+    digest = "sha256 " + hashlib.sha256(weights.read_bytes()).hexdigest()
+    try:
+        if weights.suffix == ".safetensors":
+            from safetensors.torch import load_file
 
-        state = load_file(weights)
-    else:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
+            state = load_file(weights)
+        else:
+            state = torch.load(weights, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken pickle raises anything
+        raise ValueError(
+            f"--weights {weights} must be a state_dict in safetensors or of torch.save, "
+            f"reading it failed with {type(error).__name__}"
+        ) from error
     teacher.load_state_dict(state)
-    return "sha256 " + hashlib.sha256(weights.read_bytes()).hexdigest()
+    return digest
 
 
 def _last_linear(teacher: nn.Module) -> nn.Module:

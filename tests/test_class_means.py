@@ -132,6 +132,29 @@ def test_command_on_images(teacher_module, tmp_path, capsys):
     assert "--num-classes is needed" in capsys.readouterr().err
 
 
+def test_command_refuses_before_the_pass(teacher_module, tmp_path, capsys):
+    (tmp_path / "broken.pt").write_bytes(b"hello")
+    (tmp_path / "broken.safetensors").write_bytes(b"hello")
+    given = ["--teacher", f"{teacher_module}:classifier", "--data", f"{teacher_module}:images"]
+    for more, sentence in (
+        (["--out", "no/such/folder.safetensors"], "--out no/such/folder.safetensors must lie in a folder"),
+        (["--out", "a.safetensors", "--batches", "0"], "--batches must be at least 1, got 0"),
+        (["--out", "a.safetensors", "--weights", "broken.pt"], "--weights broken.pt must be a state_dict"),
+        (["--out", "a.safetensors", "--weights", "broken.safetensors"], "must be a state_dict"),
+    ):
+        assert command.main([*given, "--num-classes", "2", *more]) == 2
+        error = capsys.readouterr().err
+        assert sentence in error and error.count("\n") == 1
+
+
+def test_files_that_are_something_else(tmp_path):
+    (tmp_path / "other.safetensors").write_bytes(b"not safetensors at all")
+    refuses(ValueError, "is not a file of class means", ClassMeans.load, tmp_path / "other.safetensors")
+    for text in ('{"cat": [1.0]}', '{"0": [1.0], "1": [1.0, 2.0]}', "{}", "[]"):
+        (tmp_path / "other.json").write_text(text)
+        refuses(ValueError, "rows of one length", ClassMeans.from_json, tmp_path / "other.json")
+
+
 def test_command_on_an_image_folder(teacher_module, tmp_path):
     from torchvision.io import write_png
 

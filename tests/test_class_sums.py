@@ -32,7 +32,9 @@ def test_agrees_with_its_definition(place, dtype):
 
 def test_bad_input():
     x = torch.rand(4, 3)
-    refuses(ValueError, r"target must be in \[0, 1\], got 2", KF.class_sums, x, torch.tensor([0, 1, 2, 0]), 2)
+    refuses(
+        ValueError, r"^target must be in \[0, 1\], got 2", KF.class_sums, x, torch.tensor([0, 1, 2, 0]), 2
+    )
     refuses(ValueError, "target must be", KF.class_sums, x, torch.tensor([0, 1, -1, 0]), 2)
     refuses(ValueError, "one class per row", KF.class_sums, x, torch.tensor([0]), 2)
     refuses(TypeError, "num_classes", KF.class_sums, x, torch.tensor([0, 1, 1, 0]), 2.0)

@@ -184,6 +184,13 @@ def test_bad_input():
     refuses(ValueError, "chunk_rows", KF.rkd_angle, x, x, chunk_rows=0)
     refuses(ValueError, "student must be", KF.channel_wise_kl, x[0], x[0])
     refuses(ValueError, "power must be", KF.attention_transfer, x, x, power=0.0)
+    refuses(ValueError, "alpha must be", KF.fgd_loss, x[:0], x[:0], [], alpha=-1.0)
+    refuses(ValueError, "student must be at least 1", KF.fgd_loss, x[..., :0], x[..., :0], BOXES)
+    refuses(ValueError, "distance must be", kdfast.nn.RKDLoss, -1.0)
+    refuses(TypeError, "angle must be", kdfast.nn.RKDLoss, 1.0, "a")
+    refuses(ValueError, "ratio must be", kdfast.nn.MGDLoss, 3, 4, ratio=2.0)
+    refuses(ValueError, "over must be", kdfast.nn.MGDLoss, 3, 4, over="rows")
+    refuses(ValueError, "student_channels must be", kdfast.nn.MGDLoss, 0, 4)
 
 
 def test_modules():

@@ -234,5 +234,9 @@ def test_bad_input():
     refuses(ValueError, "at least 1 high and wide", module, student[..., :0], teacher[..., :0])
     refuses(TypeError, "valid_mask must be bool", module, student, teacher, valid_mask=torch.ones(2, 5, 7))
     wrong = torch.ones(2, 7, 5, dtype=torch.bool)
-    refuses(ValueError, "valid_mask must be", module, student, teacher, valid_mask=wrong)
+    meaning = r"valid_mask must be \[batch, height, width\]"
+    refuses(ValueError, meaning, module, student, teacher, valid_mask=wrong)
+    masks = module(student, teacher)
+    refuses(ValueError, "valid_mask must be", module.statistics, *masks, valid_mask=wrong)
+    refuses(TypeError, "valid_mask must be bool", module.statistics, *masks, valid_mask=torch.ones(2, 5, 7))
     refuses(ValueError, "fused must be", module.masks, student)

@@ -164,7 +164,7 @@ def test_bad_input(place):
     refuses(TypeError, "ignore_index must be an int", KF.nd_loss, s, t, means, y, ignore_index=0.5)
     refuses(ValueError, "reduction must be", KF.nd_loss, s, t, means, y, reduction="max")
     if place == "cpu":
-        refuses(ValueError, r"target must be in \[0, 2\], got 3", KF.nd_loss, s, t, means[:3], y)
+        refuses(ValueError, r"^target must be in \[0, 2\], got 3", KF.nd_loss, s, t, means[:3], y)
 
 
 def test_module():

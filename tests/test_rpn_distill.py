@@ -72,6 +72,10 @@ def test_one_side_may_need_no_gradient(place):
     gradcheck(lambda sd: sum(KF.rpn_distill(so, to, sd, td)), sd)
     both = lambda so, sd: 2 * KF.rpn_distill(so, to, sd, td)[0] + 3 * KF.rpn_distill(so, to, sd, td)[1]  # noqa: E731
     gradcheck(both, so, sd)
+    so, sd = so.detach(), sd.detach()
+    for which in (0, 1):  # the other loss is a constant then, and says so
+        logits, deltas = (x.clone().requires_grad_(i == which) for i, x in enumerate((so, sd)))
+        assert [x.requires_grad for x in KF.rpn_distill(logits, to, deltas, td)] == [which == 0, which == 1]
 
 
 def test_no_anchors(place):

@@ -17,16 +17,16 @@ inline const void* pointer_of(const std::optional<Tensor>& x) {
 }
 
 // A class must lie in [0, classes), or be `ignored` where that is allowed. Read on the CPU only.
-inline void check_classes(const char* op, const Tensor& target, int64_t classes, const int64_t* ignored) {
+inline void check_classes(const Tensor& target, int64_t classes, const int64_t* ignored) {
 #ifdef KD_DEVICE_CPU
   const int64_t* y = static_cast<const int64_t*>(target.data_ptr());
   for (int64_t i = 0; i < target.numel(); ++i) {
     if ((y[i] >= 0 && y[i] < classes) || (ignored != nullptr && y[i] == *ignored)) continue;
-    throw std::invalid_argument(std::string(op) + ": target must be in [0, " + std::to_string(classes - 1) +
-                                "], got " + std::to_string(y[i]));
+    throw std::invalid_argument("target must be in [0, " + std::to_string(classes - 1) + "], got " +
+                                std::to_string(y[i]));
   }
 #else
-  (void)op, (void)target, (void)classes, (void)ignored;
+  (void)target, (void)classes, (void)ignored;
 #endif
 }
 

@@ -118,7 +118,7 @@ class ClassMeans(nn.Module):
     @_OfClassOrInstance
     def load(cls: type[ClassMeans], self: ClassMeans | None, path: str | Path) -> ClassMeans:  # noqa: N805
         """Reads a saved file: ClassMeans.load(path) makes the object, means.load(path) fills it (same K and
-        D).
+        D). compute() adds the ranks up: to go on with a file over several ranks, load it on one of them.
         """
         sums, counts, about = _read(Path(path))
         if self is None:
@@ -136,9 +136,12 @@ class ClassMeans(nn.Module):
     @classmethod
     def from_json(cls, path: str | Path, *, missing: str = "error") -> ClassMeans:
         """Reads the JSON file of the official code, {"label": [D floats]}; it has no counts, so each class
-        counts once.
+        counts once. Raises ValueError for any other content.
         """
-        table = {int(label): row for label, row in json.loads(Path(path).read_text()).items()}
+        found = json.loads(Path(path).read_text())
+        if not _is_table(found):
+            raise ValueError(f'{path} must hold {{"class number": [numbers]}}, rows of one length')
+        table = {int(label): row for label, row in found.items()}
         means = cls(
             max(table) + 1, len(next(iter(table.values()))), missing, provenance={"source": Path(path).name}
         )
@@ -160,11 +163,23 @@ def _refuse_missing(counts: Tensor) -> None:
         )
 
 
-def _read(path: Path) -> tuple[Tensor, Tensor, dict[str, str]]:
-    from safetensors import safe_open
+def _is_table(found: object) -> bool:
+    return (
+        isinstance(found, dict)
+        and all(label.isdecimal() and isinstance(row, list) for label, row in found.items())
+        and len({len(row) for row in found.values()}) == 1
+    )
 
-    with safe_open(path, framework="pt") as file:
-        about = file.metadata() or {}
-        if about.get("format") != _FORMAT:
-            raise ValueError(f"{path} is not a file of class means: ClassMeans.save writes them")
-        return file.get_tensor("sums"), file.get_tensor("counts"), about
+
+def _read(path: Path) -> tuple[Tensor, Tensor, dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    refusal = f"{path} is not a file of class means: ClassMeans.save writes them"
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            if about.get("format") != _FORMAT:
+                raise ValueError(refusal)
+            return file.get_tensor("sums"), file.get_tensor("counts"), about
+    except SafetensorError as error:
+        raise ValueError(refusal) from error

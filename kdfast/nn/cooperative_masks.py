@@ -152,7 +152,11 @@ class CooperativeMasks(nn.Module):
         The masked losses are homogeneous in the masks, so masks may shrink towards 0 instead of the
         student's error; the means show it. Overlap is KF.dice_diversity(form="pairwise_mean"): 1 where all
         masks are one. Padding (valid_mask [B, H, W]) is left out.
+
+        Raises TypeError, ValueError or RuntimeError for a valid_mask that does not fit.
         """
+        if valid_mask is not None:
+            _check_valid("spatial", spatial, valid_mask)
         found = {}
         for name, masks in (("spatial", spatial), ("channel", channel)):
             inside = torch.ones_like(masks, dtype=torch.bool)
@@ -234,8 +238,12 @@ class CooperativeMasks(nn.Module):
         _check.same_device("teacher", teacher, "student", student)
         _check.same_device("query.weight", self.query.weight, "student", student)
         if valid_mask is not None:
-            size = (student.size(0), *student.shape[2:])
-            _check_features.position_mask("valid_mask", valid_mask, size, student)
+            _check_valid("student", student, valid_mask)
+
+
+def _check_valid(name: str, x: Tensor, valid_mask: object) -> None:
+    size = (x.size(0), *x.shape[2:])
+    _check_features.position_mask("valid_mask", valid_mask, size, name, x, "[batch, height, width]")
 
 
 def _product_dtype(student: Tensor, teacher: Tensor) -> torch.dtype:

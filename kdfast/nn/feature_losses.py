@@ -8,14 +8,15 @@ from torch import Tensor, nn
 
 import kdfast.functional as KF
 from kdfast.nn.losses import _FunctionLoss
+from kdfast.ops import _check, _check_features
+from kdfast.ops.random_mask import OVER, check_ratio
 
 
 class NDLoss(_FunctionLoss):
     """kdfast.functional.nd_loss: NDLoss(class_means)(student, teacher, target, mask=None).
 
     The means [K, D] may be given here (a buffer that moves with the module and is not saved) or, as for the
-    function, in
-    every call: NDLoss()(student, teacher, class_means, target).
+    function, in every call: NDLoss()(student, teacher, class_means, target).
     """
 
     function = staticmethod(KF.nd_loss)
@@ -106,11 +107,19 @@ class SimilarityPreservingLoss(_FunctionLoss):
 
 
 class RKDLoss(nn.modules.loss._Loss):
-    """Relational distillation: `distance` * rkd_distance + `angle` * rkd_angle (the paper's 25 and 50)."""
+    """Relational distillation: `distance` * rkd_distance + `angle` * rkd_angle (the paper's 25 and 50).
+
+    Raises TypeError or ValueError for factors that are not finite numbers of 0 or above, or a chunk below 1.
+    """
 
     def __init__(self, distance: float = 25.0, angle: float = 50.0, *, chunk_rows: int = 16) -> None:
         super().__init__()
-        self.distance, self.angle, self.chunk_rows = distance, angle, chunk_rows
+        self.distance = _check_features.not_negative("distance", distance)
+        self.angle = _check_features.not_negative("angle", angle)
+        self.chunk_rows = _check.whole_number("chunk_rows", chunk_rows, 1)
+
+    def extra_repr(self) -> str:
+        return f"distance={self.distance}, angle={self.angle}, chunk_rows={self.chunk_rows}"
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         angle = KF.rkd_angle(student, teacher, chunk_rows=self.chunk_rows)
@@ -140,6 +149,8 @@ class MGDLoss(nn.modules.loss._Loss):
         alpha: the loss's factor.
         ratio, over: share that is masked, of "positions" or of "channels" (see
             kdfast.functional.random_mask).
+
+    Raises TypeError or ValueError for bad options.
     """
 
     def __init__(
@@ -147,7 +158,11 @@ class MGDLoss(nn.modules.loss._Loss):
         over: str = "positions",
     ) -> None:  # fmt: skip
         super().__init__()
-        self.alpha, self.ratio, self.over = alpha, ratio, over
+        _check.whole_number("student_channels", student_channels, 1)
+        _check.whole_number("teacher_channels", teacher_channels, 1)
+        self.alpha = _check_features.not_negative("alpha", alpha)
+        self.ratio = check_ratio(ratio)
+        self.over = _check_features.option("over", over, OVER)
         same = student_channels == teacher_channels
         self.align = nn.Identity() if same else nn.Conv2d(student_channels, teacher_channels, 1)
         self.generation = nn.Sequential(
@@ -155,6 +170,9 @@ class MGDLoss(nn.modules.loss._Loss):
             nn.ReLU(inplace=True),
             nn.Conv2d(teacher_channels, teacher_channels, 3, padding=1),
         )
+
+    def extra_repr(self) -> str:
+        return f"alpha={self.alpha}, ratio={self.ratio}, over={self.over!r}"
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         masked = KF.random_mask(self.align(student), self.ratio, over=self.over)

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from kdfast.ops import _check
 
-INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-
 
 def pair(student: object, teacher: object, *, names: tuple[str, str] = ("student", "teacher")) -> None:
     """Two float tensors of one shape on one device: TypeError, ValueError, RuntimeError."""
@@ -33,19 +31,26 @@ def shape(name: str, x: Tensor, wanted: Sequence[int], meaning: str) -> None:
         raise ValueError(f"{name} must be {meaning}, here {tuple(wanted)}, got shape {tuple(x.shape)}")
 
 
-def position_mask(name: str, x: object, wanted: Sequence[int], like: Tensor) -> None:
-    """A bool tensor [batch, positions], True for a valid position: TypeError, ValueError, RuntimeError."""
+def position_mask(
+    name: str,
+    x: object,
+    wanted: Sequence[int],
+    like_name: str,
+    like: Tensor,
+    meaning: str = "[batch, positions]",
+) -> None:
+    """A bool tensor, True for a valid position, on `like`'s device: TypeError, ValueError, RuntimeError."""
     _check.tensor(name, x)
     if x.dtype != torch.bool:
         raise TypeError(f"{name} must be bool, True where a position is valid, got {x.dtype}")
-    shape(name, x, wanted, "[batch, positions]")
-    _check.same_device(name, x, "query", like)
+    shape(name, x, wanted, meaning)
+    _check.same_device(name, x, like_name, like)
 
 
 def integers(name: str, x: object) -> None:
     """`x` is a tensor of integers: TypeError."""
     _check.tensor(name, x)
-    if x.dtype not in INTEGERS:
+    if x.dtype not in _check.INTEGERS:
         raise TypeError(f"{name} must hold integers, got {x.dtype}")
 
 

@@ -117,7 +117,7 @@ def attention_map_kl(
         _check.row_mask(mask, rows, student_query)
     if key_mask is not None:
         size = (student_query.size(0), student_key.size(-2))
-        _check_features.position_mask("key_mask", key_mask, size, student_query)
+        _check_features.position_mask("key_mask", key_mask, size, "student_query", student_query)
     scales = {
         name: None if x is None else _check.positive(name, x)
         for name, x in (("student_scale", student_scale), ("teacher_scale", teacher_scale))

@@ -159,7 +159,7 @@ def check_attention(
         _check.same_device(name, x, "query", query)
     for name, mask, size in (("query_mask", query_mask, positions), ("key_mask", key_mask, key.size(2))):
         if mask is not None:
-            _check_features.position_mask(name, mask, (batch, size), query)
+            _check_features.position_mask(name, mask, (batch, size), "query", query)
     return width**-0.5 if scale is None else _check.positive("scale", scale)
 
 

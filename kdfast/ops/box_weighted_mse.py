@@ -81,6 +81,8 @@ def box_weighted_mse(
         _check.same_device("boxes[0]", boxes[0], "student", student)
     if mask is not None:
         _check.row_mask(mask, student.shape[:2], student)
+    _check_features.not_negative("alpha", alpha)
+    _check_features.not_negative("beta", beta)
     if not boxes:
         return box_weighted_mse_reference(student, teacher, boxes, shapes)
     weight = weights_for_loss(

@@ -35,7 +35,7 @@ def cosine_distance(
     distillation).
 
     Args, returns and errors are those of `normalized_mse` without centring. A side with a norm at or below
-    eps counts as
-    the zero vector: such a row's value is 1/2 (0 if both are), its gradient 0 if the student is that side.
+    eps counts as the zero vector: such a row's value is 1/2 (0 if both are), its gradient 0 if the student is
+    that side.
     """
     return normalized_mse(student, teacher, dim=dim, eps=eps, reduction=reduction) / 2

@@ -71,7 +71,7 @@ def cross_attention(
         scale = _check.positive("scale", scale)
     if key_mask is not None:
         positions = key.size(1) if key.dim() == 3 else key.size(2) * key.size(3)
-        _check_features.position_mask("key_mask", key_mask, (query.size(0), positions), query)
+        _check_features.position_mask("key_mask", key_mask, (query.size(0), positions), "query", query)
     q, k, v = _heads(query, key, value, num_heads, query_position, key_position, key_mask)
     halves = q.is_cuda and {x.dtype for x in (query, key, value)} in ({torch.bfloat16}, {torch.float16})
     if halves:

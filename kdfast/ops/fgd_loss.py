@@ -86,11 +86,14 @@ def fgd_loss(
     """
     _check_features.pair(student, teacher)
     _check_features.ndim("student", student, 4, "[batch, channels, height, width]")
+    if 0 in student.shape[2:]:
+        raise ValueError(f"student must be at least 1 high and wide, got shape {tuple(student.shape)}")
     check_boxes(boxes, [tuple(student.shape[2:])])
     if len(boxes) != student.size(0):
         raise ValueError(f"boxes must hold one tensor an image, {student.size(0)}, got {len(boxes)}")
     temperature = _check.positive("temperature", temperature)
-    gamma = _check_features.not_negative("gamma", gamma)
+    for name, x in (("alpha", alpha), ("beta", beta), ("gamma", gamma)):
+        _check_features.not_negative(name, x)
     if not boxes:
         return fgd_loss_reference(student, teacher, boxes, temperature=temperature)
     _check.same_device("boxes[0]", boxes[0], "student", student)

@@ -1,6 +1,10 @@
 """Hierarchical context loss (HCL): squared errors at full size and of pooled maps.
 
 Chen et al., "Distilling Knowledge via Knowledge Review", CVPR 2021, arXiv 2104.09044, section 3.4.
+
+Plain PyTorch on every backend: the levels' gradients overlap at every position and are added in float32
+before the student's dtype rounds them once. A kernel call a level (hint_mse of the map and of its pools)
+would round each.
 """
 
 from __future__ import annotations

@@ -99,9 +99,7 @@ def random_mask(x: Tensor, ratio: float, *, over: str = "positions", state: Tens
     _check.floating("x", x)
     if x.dim() < 2:
         raise ValueError(f"x must be [batch, channels, ...], got shape {tuple(x.shape)}")
-    ratio = _check.number("ratio", ratio)
-    if not 0 <= ratio <= 1:
-        raise ValueError(f"ratio must be in [0, 1], got {ratio}")
+    ratio = check_ratio(ratio)
     _check_features.option("over", over, OVER)
     if state is None:
         state = torch.randint(2**62, (2,), device=x.device)
@@ -115,6 +113,14 @@ def random_mask(x: Tensor, ratio: float, *, over: str = "positions", state: Tens
     flat = x.flatten(2) if x.dim() > 2 else x.unsqueeze(-1)
     out = RandomMask.apply(flat, state, kernels, _threshold(ratio), over == "channels")
     return out.reshape(x.shape)
+
+
+def check_ratio(ratio: object) -> float:
+    """A share in [0, 1]: TypeError, ValueError."""
+    value = _check.number("ratio", ratio)
+    if not 0 <= value <= 1:
+        raise ValueError(f"ratio must be in [0, 1], got {ratio}")
+    return value
 
 
 register_fake("random_mask", lambda x, state, threshold, over_channels: torch.empty_like(x))

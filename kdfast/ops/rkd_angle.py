@@ -1,6 +1,9 @@
 """Relational distillation by angles: the angle that every two samples of a batch make at a third.
 
 Park et al., "Relational Knowledge Distillation", CVPR 2019, arXiv 1904.05068, eqs. 8-10.
+
+Plain PyTorch on every backend: the work is one [B, D] x [D, B] product a corner, which torch's matrix product
+does; no kernel of this library has the Huber loss behind it.
 """
 
 from __future__ import annotations

@@ -123,7 +123,12 @@ def rpn_distill(
     maps = student_logits, teacher_logits.detach(), student_deltas, teacher_deltas.detach()
     half = torch.float16 in (student_logits.dtype, student_deltas.dtype)
     with_grad = not half and (makes_gradient(student_logits) or makes_gradient(student_deltas))
-    return RpnDistill.apply(*(x.flatten(2) for x in maps), kernels, threshold, with_grad)[:2]
+    losses = RpnDistill.apply(*(x.flatten(2) for x in maps), kernels, threshold, with_grad)
+    # The op is one node for both losses; each is a constant where its own student is one.
+    return tuple(
+        loss if x.requires_grad else loss.detach()
+        for loss, x in zip(losses, (student_logits, student_deltas), strict=False)
+    )
 
 
 # ---- Fake kernels ----------------------------------------------------------------------------------------

@@ -125,7 +125,8 @@ def _check_inputs(fused: object, spatial_units: object, channel_units: object, v
         _check.same_device(name, x, "fused", fused)
     if valid_mask is not None:
         size = (fused.size(0), *fused.shape[2:])
-        _check_features.position_mask("valid_mask", valid_mask, size, fused)
+        meaning = "like fused without its channels"
+        _check_features.position_mask("valid_mask", valid_mask, size, "fused", fused, meaning)
 
 
 def example(generator: torch.Generator) -> tuple[list, dict]:
