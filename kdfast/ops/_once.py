@@ -13,14 +13,31 @@ from torch import Tensor
 
 
 class _NoSecond(torch.autograd.Function):
+    """A gradient, and an error for whoever asks for its own by one of the `anchors`."""
+
     @staticmethod
-    def forward(ctx, grad: Tensor, anchor: Tensor, name: str) -> Tensor:
+    def forward(ctx, grad: Tensor, name: str, *anchors: Tensor) -> Tensor:
         ctx.name = name
         return grad.view_as(grad)
 
     @staticmethod
     def backward(ctx, *_):
         raise RuntimeError(_sentence(ctx.name))
+
+
+def _anchor(x: Tensor) -> Tensor:
+    """An empty tensor that hangs on x's graph and holds none of its memory."""
+    part = x if x.dim() else x.unsqueeze(0)
+    return part.narrow(0, 0, 0).clone()
+
+
+def remember_inputs(ctx: Any, inputs: tuple[Any, ...]) -> None:
+    """Ties the gradients to the inputs' graphs: a second derivative by anything behind an input must meet the
+    error, where autograd would otherwise leave this op's part out in silence."""
+    if torch.compiler.is_compiling() or torch._C._functorch.maybe_current_level() is not None:
+        return
+    with torch.enable_grad():
+        ctx.anchors = [_anchor(x) for x in inputs if isinstance(x, Tensor) and x.requires_grad]
 
 
 def _sentence(name: str) -> str:
@@ -52,8 +69,9 @@ def once_differentiable(backward: Callable[..., Any]) -> Callable[..., Any]:
             raise RuntimeError(_sentence(ctx.name))
         if transforms == 1 or not torch.is_grad_enabled():
             return outs
-        anchor = torch.zeros((), requires_grad=True)
-        guard = lambda x: _NoSecond.apply(x, anchor, ctx.name) if isinstance(x, Tensor) else x  # noqa: E731
+        anchors = (torch.zeros((), requires_grad=True), *getattr(ctx, "anchors", ()))
+        guard = lambda x: _NoSecond.apply(x, ctx.name, *anchors) if isinstance(x, Tensor) else x  # noqa: E731
         return tuple(guard(x) for x in outs)
 
+    once.first_derivatives_only = True  # type: ignore[attr-defined]
     return once
