@@ -145,8 +145,7 @@ def test_works_with_pytorch(place, name):
     ours, _ = MAPS[name]
     s, t = noise((2, 3, 5, 6)).to(place), noise((2, 3, 5, 6), seed=1).to(place)
     gradcheck(lambda s: ours(s, t), s)
-    if name != "rkd_angle":  # torch.func does not go through torch.utils.checkpoint
-        works_with_pytorch(lambda s: ours(s, t.float()), s.float())
+    works_with_pytorch(lambda s: ours(s, t.float()), s.float())
 
 
 @pytest.mark.parametrize("name", [n for n in MAPS if n != "fgd_loss"])

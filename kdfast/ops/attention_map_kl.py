@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from kdfast import backend
 from kdfast.ops import _check, _check_features
+from kdfast.ops._again import made_again
 from kdfast.ops._definition import compute_type, reduce_rows
 from kdfast.ops._fake import register_fake
 from kdfast.ops._function import Function
@@ -207,13 +207,11 @@ def _in_chunks(sides, scales, key_mask, mask, reduction) -> Tensor:
     def values(some: slice) -> Tensor:
         arguments = student_query[..., some, :], student_key, teacher_query[..., some, :], teacher_key
         weight = None if mask is None else mask[..., some]
-        return checkpoint(
+        return made_again(
             attention_map_kl_reference,
             *arguments,
             **options,
             mask=weight,
-            use_reentrant=False,
-            preserve_rng_state=False,
         )
 
     if chunk >= rows:

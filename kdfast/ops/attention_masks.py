@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from kdfast import backend
 from kdfast.ops import _check, _check_features
+from kdfast.ops._again import made_again
 from kdfast.ops._fake import register_fake
 from kdfast.ops._function import Function
 from kdfast.ops._once import once_differentiable
@@ -175,7 +175,7 @@ def _in_chunks(query, key, value, scale, query_mask, key_mask) -> tuple[Tensor, 
     for first in range(0, positions, rows):
         some = slice(first, first + rows)
         mask = None if query_mask is None else query_mask[:, some]
-        out, mean = checkpoint(
+        out, mean = made_again(
             attention_masks_reference,
             query[:, :, some],
             key,
@@ -183,8 +183,6 @@ def _in_chunks(query, key, value, scale, query_mask, key_mask) -> tuple[Tensor, 
             scale=scale,
             query_mask=mask,
             key_mask=key_mask,
-            use_reentrant=False,
-            preserve_rng_state=False,
         )
         count = out.size(2) if mask is None else mask.sum(1, keepdim=True)
         outs.append(out)
