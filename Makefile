@@ -88,8 +88,8 @@ sanitize: build  ## AddressSanitizer and UndefinedBehaviorSanitizer: every CPU o
 	KDFAST_SANITIZE=address,undefined KDFAST_CUDA_ARCHS=off KDFAST_BUILD_DIR=$(SANITIZED)/cmake \
 	  pip install -q --no-build-isolation --no-deps --target $(SANITIZED)/site .
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
-	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	  KDFAST_CPU_CACHE_MB=0 PYTHONPATH=$(SANITIZED)/site pytest -p no:cacheprovider $(wildcard $(SANITIZE_TESTS)) $(PYTEST_ARGS)
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 KDFAST_CPU_CACHE_MB=0 \
+	  PYTHONPATH=$(SANITIZED)/site pytest -p no:cacheprovider $(wildcard $(SANITIZE_TESTS)) $(PYTEST_ARGS)
 	tests/native/sanitize.sh
 
 wheel: $(VENV)/.editable  ## dist/kdfast-*.whl
