@@ -98,8 +98,23 @@ class Files(Dataset):
             return self._transform(image.convert(self._mode)), label
 
 
+COUNTED = 10_000  # files that are opened to say how many are damaged, before a run stops
+
+
 class ReadableFiles(Readable):
-    """Files that may be damaged; see Readable."""
+    """Files that may be damaged; see Readable. A run that stops says how many there are."""
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return super().__getitem__(index)
+        except UserError as error:
+            raise UserError(f"{error}{self._damage()}") from error.__cause__
+
+    def _damage(self) -> str:
+        paths = [path for path, _ in self.dataset.samples[:COUNTED]]
+        bad = sum(not _opens(path) for path in paths)
+        which = "the" if len(paths) == len(self.dataset.samples) else "the first"
+        return f" ({bad} of {which} {len(paths)} images cannot be read)" if bad else ""
 
     def labels(self) -> Tensor:
         """Of the samples that are left, [N] int64."""
