@@ -97,9 +97,11 @@ class ManylinuxWheel(bdist_wheel):
             print("kdfast: auditwheel and patchelf are not both here; the wheel keeps its plain linux tag")
             return
         command, version, path = self.distribution.dist_files.pop()
-        theirs = [word for name in ("libtorch*", "libc10*") for word in ("--exclude", name)]
+        # torch's own libraries, and the sanitizers' runtimes, of which a process can have but one
+        theirs = ("libtorch*", "libc10*", "libasan*", "libubsan*")
+        excluded = [word for name in theirs for word in ("--exclude", name)]
         with tempfile.TemporaryDirectory() as folder:
-            subprocess.run(["auditwheel", "repair", *theirs, "-w", folder, path], check=True)
+            subprocess.run(["auditwheel", "repair", *excluded, "-w", folder, path], check=True)
             (wheel,) = Path(folder).glob("*.whl")
             os.unlink(path)
             path = shutil.move(wheel, os.path.dirname(path))
