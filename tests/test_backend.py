@@ -17,9 +17,8 @@ def test_a_slip_in_the_environment_is_a_sentence(monkeypatch):
         backend.of(torch.zeros(2))
 
 
-def test_a_library_older_than_the_python_files_is_named_once():
-    if backend.reason_against("native", "cpu") is not None:
-        pytest.skip("the native library is not there")
+def test_a_library_older_than_the_python_files_is_named_once(need):
+    need.backend("native")
     _fake._say_that_the_library_is_old.cache_clear()
     with pytest.warns(UserWarning, match="older than its Python files") as said:
         for name in ("op_of_tomorrow", "op_of_the_day_after"):
@@ -27,11 +26,10 @@ def test_a_library_older_than_the_python_files_is_named_once():
     assert len(said) == 1
 
 
-def test_an_explicit_choice_never_falls_back():
+def test_an_explicit_choice_never_falls_back(need):
     with backend.use("triton"):
         reason = backend.reason_against("triton", "cpu")
-        if reason is None:
-            pytest.skip("Triton's interpreter serves the CPU in this run")
+        need.that(reason, "Triton's interpreter serves the CPU in this run")
         with pytest.raises(RuntimeError, match="backend 'triton' was asked for"):
             backend.of(torch.zeros(2), "kl_div")
     assert backend.of(torch.zeros(2), "no_such_op") == "reference"

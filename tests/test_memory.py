@@ -16,9 +16,8 @@ BYTES = 512 * 2048 * 4
 
 
 @pytest.fixture(autouse=True)
-def clean():
-    if kdfast.backend.reason_against("native", "cpu") is not None:
-        pytest.skip(kdfast.backend.reason_against("native", "cpu"))
+def clean(need):
+    need.backend("native")
     kdfast.memory.empty_cache()
     with kdfast.use("native"):
         yield

@@ -9,9 +9,8 @@ import kdfast.functional as KF
 
 
 @pytest.fixture(autouse=True)
-def native():
-    if kdfast.backend.reason_against("native", "cpu") is not None:
-        pytest.skip(kdfast.backend.reason_against("native", "cpu"))
+def native(need):
+    need.backend("native")
     with kdfast.use("native"):
         yield
 

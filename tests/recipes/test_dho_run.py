@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+import transformers
 from torch.utils.data import TensorDataset
 
 from kdfast.cli import main
@@ -24,7 +25,6 @@ from kdfast.recipes.dho.share import loss_share
 from kdfast.recipes.dho.teacher import Prepare
 from kdfast.recipes.dho.training import DualDistilled, distiller, gradient_cosine
 
-transformers = pytest.importorskip("transformers", reason="the Python module transformers is not installed")
 SMALL = ["--data", "digits", "--label-share", "0.1", "--seeds", "1", "--epochs", "2", "--batch-size", "128"]
 SMALL += ["--alpha", "-1", "--beta", "-1", "--student", "cifar_resnet8", "--image-size", "8"]
 SMALL += ["--device", "cpu", "--progress", "none"]

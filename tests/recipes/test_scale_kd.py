@@ -1,6 +1,7 @@
 """ScaleKD: losses against the published vectors and a DCT, the way of gradients, teachers and students."""
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from feature_checks import wave
@@ -10,7 +11,6 @@ from kdfast.recipes import scale_kd
 from kdfast.recipes.common.augment import MEAN, STD
 from kdfast.recipes.scale_kd.recipe import fold_normalisation
 
-timm = pytest.importorskip("timm", reason="the Python module timm is not installed")
 SIDE = 32
 
 

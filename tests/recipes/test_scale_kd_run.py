@@ -14,8 +14,6 @@ import kdfast
 from kdfast.cli import main
 from kdfast.recipes.common import cifar_nets
 
-pytest.importorskip("timm", reason="the Python module timm is not installed")
-
 SMALL = ["--image-size", "28", "--channels", "1", "--augment", "flip", "--label-share", "0.5", "--seeds", "1"]
 SMALL += [
     "--batch-size",
