@@ -235,6 +235,16 @@ def test_defaults_of_large_data_are_the_papers():
     options.prepare()
     assert (options.lr, options.weight_decay, options.output_stride) == (0.02, 5e-4, 8)
     assert options.inherit == "no" and options.alpha == options.lambda_div == 1
+    assert (options.mask_norm, options.detach_student_in_attention) == ("l1", "no")
+
+
+def test_what_is_given_stands_before_the_data_sets_row():
+    options = Options(task="seg")
+    options.prepare()
+    assert (options.data, options.mask_norm, options.detach_student_in_attention) == ("brain", "l2", "yes")
+    options = Options(task="seg", mask_norm="l1", detach_student_in_attention="no")
+    options.prepare()
+    assert (options.mask_norm, options.detach_student_in_attention) == ("l1", "no")
 
 
 @pytest.mark.slow

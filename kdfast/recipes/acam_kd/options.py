@@ -65,8 +65,9 @@ class Options(RunOptions):
     losses: Literal["both", "spatial", "channel"] = "both"
     """which imitation losses there are"""
 
-    mask_norm: Literal["l1", "l2"] = "l1"
-    """denominator of the imitation losses: sum of M, or of M squared (experimental, against collapse)"""
+    mask_norm: Literal["auto", "l1", "l2"] = "auto"
+    """denominator of the imitation losses: sum of M, or of M squared (experimental, against collapse; auto:
+    l2 for brain, else l1)"""
 
     normalizer: Literal["acam", "maskd_seg"] = "acam"
     """acam, or MasKD's for segmentation: halved, eps beside the mask's sum"""
@@ -86,8 +87,8 @@ class Options(RunOptions):
     detach_masks: bool = False
     """the imitation losses do not train the masks"""
 
-    detach_student_in_attention: bool = False
-    """the student gets no gradient through the masks"""
+    detach_student_in_attention: Literal["auto", "yes", "no"] = "auto"
+    """the student gets no gradient through the masks (auto: yes for brain, else no)"""
 
     ignore_padding: bool = False
     """det: leave the padding beside smaller images out of attention, masks and losses"""

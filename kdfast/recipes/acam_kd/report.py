@@ -95,9 +95,10 @@ def _add_kinds(report: Report, task: Task, scores: Scores) -> None:
 
 
 def _add_predictions(report: Report, task: Task, networks: Mapping[str, nn.Module]) -> None:
-    """The first test images: what is there, and what each network sees."""
-    pictures = []
-    for row in range(min(SHOWN, len(task.data.test))):
+    """Test images at equal distances in the list: what is there, and what each network sees."""
+    pictures, count = [], len(task.data.test)
+    for place in range(min(SHOWN, count)):
+        row = (2 * place + 1) * count // (2 * min(SHOWN, count))
         image, target = task.data.test[row]
         pictures.append((f"image {row + 1}: labels", task.wanted(image, target)))
         pictures += [(sections.called(name), task.drawn(each, image)) for name, each in networks.items()]

@@ -186,7 +186,7 @@ def acam(
         losses=options.losses, mask_norm=options.mask_norm, normalizer=options.normalizer, eps=options.eps,
         align_init=options.align_init,
         kv_pool=options.kv_pool, detach_masks=options.detach_masks,
-        detach_student_in_attention=options.detach_student_in_attention,
+        detach_student_in_attention=options.detach_student_in_attention == "yes",
     )  # fmt: skip
 
 
