@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import isnan
+from math import nan
 from statistics import mean, stdev
 from typing import Any
 
@@ -46,8 +46,8 @@ def write_report(
     main = {name: [each[task.metric] for each in seeds] for name, seeds in scores.items()}
     sections.CALLED.update(CALLED)
     sections.add_scores(report, main, f"test {task.metric}", sizes, note=_note(options, task, scores))
-    _add_kinds(report, task, scores)
     _add_predictions(report, task, networks)
+    _add_kinds(report, task, scores)
     sections.add_curves(
         report, out, task.logged, f"Validation {task.metric}", ylabel=task.metric, percent=True
     )
@@ -83,14 +83,12 @@ def _note(options: Options, task: Task, scores: Scores) -> str:
 
 def _add_kinds(report: Report, task: Task, scores: Scores) -> None:
     """AP by size and class, or IoU by class: means over the seeds."""
-    names = list(dict.fromkeys(name for seeds in scores.values() for each in seeds for name in each))
-    columns = [name for name in names if name in task.shown or " " in name]
-    rows = []
+    found: dict[str, dict[str, float]] = {}
     for network, seeds in scores.items():
-        values = [mean(each.get(name, float("nan")) for each in seeds) for name in columns]
-        rows.append((sections.called(network), *("" if isnan(v) else f"{v:.1%}" for v in values)))
-    report.table(
-        f"{task.metric} by kind", ("network", *columns), rows, note="Test images, means over the seeds."
+        names = dict.fromkeys(name for each in seeds for name in each if name in task.shown or " " in name)
+        found[network] = {name: mean(each.get(name, nan) for each in seeds) for name in names}
+    sections.add_kinds(
+        report, f"{task.metric} by kind", found, percent=True, note="Test images, means over the seeds."
     )
 
 

@@ -54,7 +54,7 @@ def _mean(values: list[dict[str, float]], key: str) -> float:
 def _add_table(
     report: Report, scores: Scores, data: DetectionData, networks: dict[str, DetrDetector]
 ) -> None:
-    columns = ["AP", "AP50", "AP_s", "AP_m", "AP_l", *(f"AP {name}" for name in data.classes)]
+    columns = ["AP", "AP50", "AP_s", "AP_m", "AP_l"]
     rows = []
     for name, values in scores.items():
         size = sum(p.numel() for p in networks[name].parameters())
@@ -69,6 +69,11 @@ def _add_table(
         f"at once, after training. {' '.join(data.findings)}"
     )
     report.table("Results", ("network", "parameters", *columns, "seeds"), rows, note=note)
+    by_class = {
+        network: {name: mean(v.get(f"AP {name}", nan) for v in values) for name in data.classes}
+        for network, values in scores.items()
+    }
+    sections.add_kinds(report, "AP by class", by_class, note="Test images, means over the seeds.")
 
 
 def _add_pictures(report: Report, data: DetectionData, networks: dict[str, DetrDetector]) -> None:

@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from math import isnan, nan
 from statistics import mean, median, stdev
 from typing import Any
 
@@ -40,6 +41,25 @@ def group(stage: str) -> str:
 def called(name: str) -> str:
     """What a stage group is called in a report."""
     return CALLED.get(name, name)
+
+
+def add_kinds(
+    report: Report,
+    heading: str,
+    scores: Mapping[str, Mapping[str, float]],
+    *,
+    percent: bool = False,
+    note: str = "",
+) -> None:
+    """Network -> kind (a class, a size) -> score, a kind a row so that 80 classes fit; NaN is left empty."""
+    kinds = dict.fromkeys(kind for values in scores.values() for kind in values)
+    columns = [values.get for values in scores.values()]
+    rows = [(kind, *(_share(score(kind, nan), percent) for score in columns)) for kind in kinds]
+    report.table(heading, ("", *map(called, scores)), rows, half=True, note=note)
+
+
+def _share(value: float, percent: bool) -> str:
+    return "" if isnan(value) else f"{value:.1%}" if percent else f"{value:.3f}"
 
 
 def series(

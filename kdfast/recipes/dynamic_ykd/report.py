@@ -38,6 +38,10 @@ class Findings:
         """The result of one seed."""
         self.methods.setdefault(method, []).append(result)
 
+    def all(self) -> dict[str, list[ClassAP]]:
+        """Every network in order, the first step's too."""
+        return {"first step": [self.base], **self.methods}
+
 
 def write_report(
     options: Options,
@@ -64,6 +68,10 @@ def write_report(
     )
     for kind in found.base:
         _add_table(report, kind, found, data, old, new)
+    for kind in found.base:
+        by_class = {name: _means(data.classes, results, kind) for name, results in found.all().items()}
+        note = "Test images, means over the seeds, in the order of learning."
+        sections.add_kinds(report, f"AP of {kind} by class", by_class, note=note)
     _add_curve(report, found, old, new, options)
     sections.add_curves(report, out, "val_AP", "AP of the classes so far, validation images", ylabel="AP")
     _add_terms(report, out)
@@ -83,12 +91,11 @@ def _add_table(
     new: tuple[int, ...],
 ) -> None:
     groups = {"old": old, "new": new, "all": old + new}
-    columns = ("network", *groups, *data.classes, "seeds")
-    rows = [("first step", f"{over(found.base[kind], old):.3f}", "", "", *_cells([found.base[kind]]), 1)]
+    rows = [("first step", f"{over(found.base[kind], old):.3f}", "", "", 1)]
     for name, results in found.methods.items():
         values = [result[kind] for result in results]
         means = [_spread([over(v, labels) for v in values]) for labels in groups.values()]
-        rows.append((name, *means, *_cells(values), len(values)))
+        rows.append((name, *means, len(values)))
     weights = ", ".join(f"{w:g}" for w in found.chosen)
     averaged = f"Averaged heads: the old head's weight is {weights}, best on validation. " if weights else ""
     note = (
@@ -96,12 +103,13 @@ def _add_table(
         "standard deviation over the seeds of the later steps. The first step's network was trained once. "
         f"{averaged}{' '.join(data.findings)}"
     )
-    report.table(f"AP of {kind}: old, new and all classes", columns, rows, note=note)
+    report.table(f"AP of {kind}: old, new and all classes", ("network", *groups, "seeds"), rows, note=note)
 
 
-def _cells(values: list[list[float]]) -> list[str]:
-    """Mean AP of each class over the seeds."""
-    return [f"{mean(column):.3f}" if column[0] == column[0] else "" for column in zip(*values, strict=True)]
+def _means(classes: tuple[str, ...], results: list[ClassAP], kind: str) -> dict[str, float]:
+    """Mean AP of each class over the seeds; NaN where none occurs."""
+    seeds = zip(*(result[kind] for result in results), strict=True)
+    return {name: mean(column) for name, column in zip(classes, seeds, strict=True)}
 
 
 def _spread(values: list[float]) -> str:
