@@ -7,7 +7,7 @@ attention.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -89,3 +89,9 @@ def box_weighted_mse(
         boxes, shapes, alpha=alpha, beta=beta, mask=mask, dtype=compute_type(student, teacher)
     )
     return weighted_mse(student, teacher, position=weight)[0] / student.size(0)
+
+
+def example(make: Callable[..., Tensor]) -> tuple[list, dict]:
+    """Small arguments, for the self check; make(*size) is N(0, 1)."""
+    boxes = [torch.tensor([[0.4, 0.5, 0.3, 0.6]]), torch.zeros(0, 4)]
+    return [make(2, 16, 5), make(2, 16, 5), boxes, [(3, 4), (2, 2)]], {"alpha": 0.5, "beta": 0.1}

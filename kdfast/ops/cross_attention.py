@@ -5,6 +5,8 @@ attend to).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -157,7 +159,6 @@ def _check_position(name: str, position: object, x: Tensor) -> None:
     _check.same_device(name, position, "query", x)
 
 
-def example(generator: torch.Generator) -> tuple[list, dict]:
-    """Small arguments, for the self check."""
-    make = lambda *size: torch.randn(size, generator=generator)  # noqa: E731
+def example(make: Callable[..., Tensor]) -> tuple[list, dict]:
+    """Small arguments, for the self check; make(*size) is N(0, 1)."""
     return [make(2, 6, 8), make(2, 8, 3, 4), make(2, 12, 3, 4)], {"num_heads": 2}

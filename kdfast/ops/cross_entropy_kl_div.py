@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -145,3 +145,8 @@ def cross_entropy_kl_div(
 
 
 register_fakes("cross_entropy_kl_div", outputs=2, state=9)
+
+
+def example(make: Callable[..., Tensor]) -> tuple[list, dict]:
+    """Small arguments, for the self check; make(*size) is N(0, 1)."""
+    return [make(5, 33), make(5, 33), torch.arange(5)], {"temperature": 2.0}

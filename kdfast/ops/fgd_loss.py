@@ -5,7 +5,7 @@ Yang et al., "Focal and Global Knowledge Distillation for Detectors", CVPR 2022,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -100,3 +100,9 @@ def fgd_loss(
     compute = compute_type(student, teacher)
     weight = weights_for_loss(boxes, [tuple(student.shape[2:])], alpha=alpha, beta=beta, dtype=compute)
     return _loss(weighted_mse, student, teacher, weight, temperature, gamma)
+
+
+def example(make: Callable[..., Tensor]) -> tuple[list, dict]:
+    """Small arguments, for the self check; make(*size) is N(0, 1)."""
+    boxes = [torch.tensor([[0.4, 0.5, 0.3, 0.6]]), torch.zeros(0, 4)]
+    return [make(2, 5, 4, 6), make(2, 5, 4, 6), boxes], {}

@@ -6,6 +6,8 @@ over the input's spread, KAN-L1 the mean of |phi|.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -129,6 +131,11 @@ class _EdgeStatsBackward(Function):
         raise RuntimeError(
             "kan_edge_stats can be differentiated once: for second derivatives use kdfast.use('reference')"
         )
+
+
+def example(make: Callable[..., Tensor]) -> tuple[list, dict]:
+    """Small arguments, for the self check; make(*size) is N(0, 1)."""
+    return [make(9, 3), make(4, 3, 5)], {"grid": torch.linspace(-2, 2, 9), "base_weight": make(4, 3)}
 
 
 # ---- Fake kernels

@@ -3,6 +3,8 @@ over inputs."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -167,6 +169,11 @@ def layer_grad_mask(wanted: int, has_scale: bool, has_base: bool) -> tuple[bool,
     """Which of the gradients of x, coef, scale and base_weight exist."""
     weights_wanted = bool(wanted & 2)
     return bool(wanted & 1), weights_wanted, weights_wanted and has_scale, weights_wanted and has_base
+
+
+def example(make: Callable[..., Tensor]) -> tuple[list, dict]:
+    """Small arguments, for the self check; make(*size) is N(0, 1)."""
+    return [make(9, 3), make(4, 3, 5)], {"grid": torch.linspace(-2, 2, 9), "base_weight": make(4, 3)}
 
 
 # ---- Fake kernels

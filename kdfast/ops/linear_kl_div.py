@@ -4,6 +4,8 @@ vocabularies.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -188,3 +190,8 @@ def _check_head(side: str, hidden: object, weight: object, bias: object) -> None
     if tuple(bias.shape) != (weight.size(0),):
         raise ValueError(f"{side}_bias must have shape ({weight.size(0)},), got {tuple(bias.shape)}")
     _check.same_device(f"{side}_hidden", hidden, f"{side}_bias", bias)
+
+
+def example(make: Callable[..., Tensor]) -> tuple[list, dict]:
+    """Small arguments, for the self check; make(*size) is N(0, 1)."""
+    return [make(5, 6), make(33, 6), make(5, 8), make(33, 8)], {}

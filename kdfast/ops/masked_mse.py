@@ -7,6 +7,8 @@ D_cp^2: no [B, M, C, H, W] tensor.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from kdfast import backend
@@ -103,3 +105,9 @@ def _weights(masks: Tensor, count: int, eps: float) -> Tensor:
         return masks.sum(1)
     share = divide(masks.new_ones(()), count * masks.sum(2, keepdim=True) + eps) / masks[:, :, 0].numel()
     return (masks.square() * share).sum(1)
+
+
+def example(make: Callable[..., Tensor]) -> tuple[list, dict]:
+    """Small arguments, for the self check; make(*size) is N(0, 1)."""
+    masks = {"spatial": make(2, 3, 4, 6).sigmoid(), "channel": make(2, 3, 5).sigmoid()}
+    return [make(2, 5, 4, 6), make(2, 5, 4, 6)], masks

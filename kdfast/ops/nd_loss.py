@@ -7,6 +7,8 @@ Wang et al., "Improving Knowledge Distillation via Regularizing Feature Norm and
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -155,6 +157,11 @@ def nd_loss(
         code,
         with_grad,
     )[0]
+
+
+def example(make: Callable[..., Tensor]) -> tuple[list, dict]:
+    """Small arguments, for the self check; make(*size) is N(0, 1)."""
+    return [make(5, 9), make(5, 9), make(3, 9), torch.arange(5) % 3], {}
 
 
 # ---- Fake kernels ----------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ instead of N L (d + C), and a [C, d] matrix instead of an [N, L] one. Equal up t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -73,7 +75,6 @@ def _check_inputs(query: object, key: object, value: object) -> None:
         _check.same_device(name, x, "query", query)
 
 
-def example(generator: torch.Generator) -> tuple[list, dict]:
-    """Small arguments, for the self check."""
-    make = lambda *size: torch.randn(size, generator=generator)  # noqa: E731
+def example(make: Callable[..., Tensor]) -> tuple[list, dict]:
+    """Small arguments, for the self check; make(*size) is N(0, 1)."""
     return [make(2, 5, 35), make(2, 5, 20), make(2, 7, 20)], {}

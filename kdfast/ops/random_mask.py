@@ -9,6 +9,8 @@ drawn on the host.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -121,6 +123,11 @@ def check_ratio(ratio: object) -> float:
     if not 0 <= value <= 1:
         raise ValueError(f"ratio must be in [0, 1], got {ratio}")
     return value
+
+
+def example(make: Callable[..., Tensor]) -> tuple[list, dict]:
+    """Small arguments, for the self check; make(*size) is N(0, 1)."""
+    return [make(2, 3, 8, 8), 0.5], {"state": torch.tensor([3, 5])}
 
 
 register_fake("random_mask", lambda x, state, threshold, over_channels: torch.empty_like(x))

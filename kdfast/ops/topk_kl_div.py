@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -155,3 +157,9 @@ def _check_sparse(student: Tensor, log_probs: Tensor) -> None:
 
 
 register_fakes("topk_kl_div")
+
+
+def example(make: Callable[..., Tensor]) -> tuple[list, dict]:
+    """Small arguments, for the self check; make(*size) is N(0, 1)."""
+    top = make(5, 33).log_softmax(-1).topk(4)
+    return [make(5, 33), top.values, top.indices], {}

@@ -10,6 +10,8 @@ gradient.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -157,6 +159,11 @@ def weighted_mse(
         student, teacher.detach(), position, channel, gain, kernels, with_grad
     )
     return by_position, by_channel
+
+
+def example(make: Callable[..., Tensor]) -> tuple[list, dict]:
+    """Small arguments, for the self check; make(*size) is N(0, 1)."""
+    return [make(2, 5, 4), make(2, 5, 4)], {"position": make(2, 5).abs(), "channel": make(2, 4).abs()}
 
 
 # ---- Fake kernels ----------------------------------------------------------------------------------------
