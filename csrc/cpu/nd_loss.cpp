@@ -50,7 +50,7 @@ class NdLoss {
       }
       ss += block[0], tt += block[1], mm += block[2], sm += block[3];
     });
-    return {total_of_lanes(ss), total_of_lanes(tt), total_of_lanes(mm), total_of_lanes(sm)};
+    return {sum_of_lanes(ss), sum_of_lanes(tt), sum_of_lanes(mm), sum_of_lanes(sm)};
   }
 
   void finish(int64_t row, const NdRow<A>& x, A weight) {
