@@ -267,7 +267,7 @@ KD_FN N log1p(N x) {
 // phi(u) where u may be large: the series near 0, expm1(u) - u elsewhere.
 template <class N>
 KD_FN N phi(N u) {
-  return select(magnitude(u) <= fill<N>(0.5), phi_series(u), expm1(u) - u);
+  return select(u * u <= fill<N>(0.25), phi_series(u), expm1(u) - u);
 }
 
 }  // namespace

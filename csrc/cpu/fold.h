@@ -119,31 +119,41 @@ struct Fold : Blocks<A> {
 
   // Values, and the gradient as well where the formula needs no sum for it.
   template <int regime, bool with_gradient>
-  KD_FN void sum(Sums<V>& total, const Row<V>& row, const Group<A>& block, V factor,
+  KD_FN void sum(Sums<V>& total, const Row<V>& of_row, const Group<A>& block, V factor,
                  const GradBlock<A>& grad) const {
+    const Row<V> row = of_row;  // where no store to the gradient can change it
+    const Scaled scaled(row, factor);
     Sums<V> part = {fill<V>(0), fill<V>(0)};
     for (int64_t i = 0; i < block.steps; ++i) {
       const Element<V> x = at<regime>(row, block, i);
       part.value += formula.value(x);
       if constexpr (F::kNeedsSum) part.summand += formula.summand(x);
-      if constexpr (with_gradient) grad.put(i, scaled(row, formula.gradient(x, row.sum), factor));
+      if constexpr (with_gradient) grad.put(i, scaled(formula.gradient(x, row.sum)));
     }
     total.value += part.value;
     total.summand += part.summand;
   }
 
   template <int regime>
-  KD_FN void differentiate(const Row<V>& row, const Group<A>& block, V factor,
+  KD_FN void differentiate(const Row<V>& of_row, const Group<A>& block, V factor,
                            const GradBlock<A>& grad) const {
+    const Row<V> row = of_row;
+    const Scaled scaled(row, factor);
     for (int64_t i = 0; i < block.steps; ++i)
-      grad.put(i, scaled(row, formula.gradient(at<regime>(row, block, i), row.sum), factor));
+      grad.put(i, scaled(formula.gradient(at<regime>(row, block, i), row.sum)));
   }
 
-  // 0 by selection where a row is dropped: its factor is 0 and its elements may be NaN.
-  static KD_FN V scaled(const Row<V>& row, V gradient, V factor) {
-    const auto dropped = (row.regime == fill<V>(kUncounted)) | (factor == fill<V>(0));
-    return select(dropped, fill<V>(0), gradient * factor);
-  }
+ private:
+  // 0 whatever the gradient is where a row is dropped: its factor is 0 and its elements may be NaN.
+  struct Scaled {
+    using Bits = typename Number<V>::Int;
+    V factor;
+    Bits counts;
+
+    KD_FN Scaled(const Row<V>& row, V factor)
+        : factor(factor), counts((row.regime != fill<V>(kUncounted)) & (factor != fill<V>(0))) {}
+    KD_FN V operator()(V gradient) const { return bit_cast<V>(bit_cast<Bits>(gradient * factor) & counts); }
+  };
 };
 
 }  // namespace

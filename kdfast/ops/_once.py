@@ -27,7 +27,8 @@ class _NoSecond(torch.autograd.Function):
 
 def _anchor(x: Tensor) -> Tensor:
     """An empty tensor that hangs on x's graph and holds none of its memory."""
-    return torch.narrow_copy(x if x.dim() else x.unsqueeze(0), 0, 0, 0)
+    part = x if x.dim() else x.unsqueeze(0)
+    return part.narrow(0, 0, 0).clone()
 
 
 def remember_inputs(ctx: Any, inputs: tuple[Any, ...]) -> None:
@@ -35,7 +36,7 @@ def remember_inputs(ctx: Any, inputs: tuple[Any, ...]) -> None:
     error, where autograd would otherwise leave this op's part out in silence."""
     if torch.compiler.is_compiling() or torch._C._functorch.maybe_current_level() is not None:
         return
-    wanted = [x for x in inputs if isinstance(x, Tensor) and x.requires_grad]
+    wanted = [x for x, needed in zip(inputs, ctx.needs_input_grad, strict=True) if needed]
     if wanted:
         with torch.enable_grad():
             ctx.anchors = [_anchor(x) for x in wanted]
