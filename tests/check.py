@@ -36,12 +36,6 @@ class Case:
     rounding: float = ROUNDING  # or what is left where terms cancel
 
 
-def wave(rows: int, classes: int, scale: float, phase: float) -> Tensor:
-    """scale * sin(k + phase), k = 1, 2, ..., as [rows, classes] in float64."""
-    k = torch.arange(1, rows * classes + 1, dtype=torch.float64)
-    return (scale * torch.sin(k + phase)).reshape(rows, classes)
-
-
 def logits(
     shape: Sequence[int], dtype: torch.dtype, kind: str = "plain", seed: int = 0
 ) -> tuple[Tensor, Tensor]:

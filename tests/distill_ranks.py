@@ -1,5 +1,5 @@
-"""What each of test_distiller.py's two ranks checks: under DDP, compiled DDP and FSDP2 they give together the
-gradients of one process on the whole batch.
+"""What each of two ranks checks for test_distiller_wrappers.py: under DDP, compiled DDP and FSDP2 they give
+together the gradients of one process on the whole batch.
 """
 
 from __future__ import annotations

@@ -11,12 +11,6 @@ from torch import Tensor
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
-def wave(shape: Sequence[int], scale: float = 1.0, phase: float = 0.0) -> Tensor:
-    """scale * sin(k + phase), k = 1, 2, ..., row-major, float64: the inputs of the test vectors."""
-    k = torch.arange(1, int(torch.tensor(shape).prod()) + 1, dtype=torch.float64)
-    return (scale * torch.sin(k + phase)).reshape(tuple(shape))
-
-
 def noise(shape: Sequence[int], dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
     return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(
         dtype

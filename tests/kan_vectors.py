@@ -1,16 +1,9 @@
 """The test vectors of the KAN ops: grids, inputs made of sines, and what a textbook recursion in float64
 gives."""
 
-import math
-
 import torch
 from torch import Tensor
-
-
-def wave(shape: tuple[int, ...], phase: float, size: float) -> Tensor:
-    """size * sin(i + phase), i = 1, 2, ..., row-major, float64."""
-    i = torch.arange(1, math.prod(shape) + 1, dtype=torch.float64)
-    return (size * torch.sin(i + phase)).reshape(shape)
+from waves import wave
 
 
 def clamped_knots(degree: int) -> Tensor:
@@ -41,12 +34,12 @@ def layer(name: str, degree: int, spread: float) -> tuple[Tensor, ...]:
     grid = layer_grid(name, degree)
     bases = grid.size(1) - degree - 1
     return (
-        wave((6, 3), 0.3, spread),
-        wave((4, 3, bases), 0.7, 0.5),
-        wave((4, 3), 1.1, 0.8),
-        wave((4, 3), 1.9, 0.6),
+        wave((6, 3), spread, 0.3),
+        wave((4, 3, bases), 0.5, 0.7),
+        wave((4, 3), 0.8, 1.1),
+        wave((4, 3), 0.6, 1.9),
         grid,
-        wave((6, 4), 0.4, 1.0),
+        wave((6, 4), 1.0, 0.4),
     )
 
 

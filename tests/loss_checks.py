@@ -16,12 +16,6 @@ from torch import Tensor
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
-def wave(shape: tuple[int, ...], scale: float, phase: float) -> Tensor:
-    """scale * sin(k + phase), k = 1, 2, ... in row-major order, float64."""
-    k = torch.arange(1, math.prod(shape) + 1, dtype=torch.float64)
-    return (scale * torch.sin(k + phase)).reshape(shape)
-
-
 def total(out: Tensor | tuple[Tensor, ...]) -> Tensor:
     """One number of all values."""
     outs = out if isinstance(out, tuple) else (out,)

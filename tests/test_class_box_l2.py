@@ -11,9 +11,9 @@ from feature_checks import (
     refuses,
     size,
     value_and_grads,
-    wave,
     works_with_pytorch,
 )
+from waves import wave
 
 import kdfast.functional as KF
 from kdfast.ops.class_box_l2 import class_box_l2_reference

@@ -4,8 +4,9 @@ import json
 
 import pytest
 import torch
-from feature_checks import refuses, wave
+from feature_checks import refuses
 from ranks import on_two_ranks
+from waves import wave
 
 from kdfast import class_means as command
 from kdfast.nn import ClassMeans

@@ -12,10 +12,10 @@ from feature_checks import (
     refuses,
     size,
     value_and_grads,
-    wave,
     works_with_pytorch,
 )
 from torch.nn import functional as F
+from waves import wave
 
 import kdfast
 import kdfast.functional as KF

@@ -3,7 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from feature_checks import near, noise, refuses, size, wave
+from feature_checks import near, noise, refuses, size
+from waves import wave
 
 import kdfast.functional as KF
 import kdfast.nn

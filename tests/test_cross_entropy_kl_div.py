@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 import vectors
 from check import Case, check_op, interpreted, logit_cases
+from waves import wave
 
 import kdfast
 import kdfast.functional as KF
@@ -83,7 +84,7 @@ def test_kl_vectors(place, need):
 
 @pytest.mark.parametrize("dtype", [torch.float32] if INTERPRETED else [torch.float64, torch.float32], ids=str)
 def test_ce_equals_torch_in_every_option(place, dtype):
-    student, teacher = (checks.wave((6, 5, 2, 3), 2, phase).to(dtype).to(place) for phase in (0.1, 0.9))
+    student, teacher = (wave((6, 5, 2, 3), 2, phase).to(dtype).to(place) for phase in (0.1, 0.9))
     weight = torch.tensor([0.5, 1.5, 0.0, 2.0, 1.0], device=place)
     target = torch.arange(36, device=place).reshape(6, 2, 3) % 5
     for index, smoothing, w, reduction in itertools.product(
@@ -109,7 +110,7 @@ def test_ce_equals_torch_in_every_option(place, dtype):
 
 
 def test_mask_and_weight_enter_the_mean(place):
-    student, teacher = (checks.wave((4, 5), 2, phase).to(place) for phase in (0.1, 0.9))
+    student, teacher = (wave((4, 5), 2, phase).to(place) for phase in (0.1, 0.9))
     target = torch.tensor([1, 2, 0, 4], device=place)
     weight = torch.tensor([0.5, 1.5, 2.5, 2.0, 1.0], dtype=torch.float64, device=place)
     mask = torch.tensor([1.0, 0.5, 0.0, 2.0], dtype=torch.float64, device=place)
@@ -122,7 +123,7 @@ def test_mask_and_weight_enter_the_mean(place):
 def test_what_leaves_both_values(place):
     inf, nan = float("inf"), float("nan")
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
-        student, teacher = (checks.wave((6, 5), 2, phase).to(dtype).to(place) for phase in (0.1, 0.9))
+        student, teacher = (wave((6, 5), 2, phase).to(dtype).to(place) for phase in (0.1, 0.9))
         target = torch.tensor([1, -100, 2, 3, 77, 4], device=place)
         expected = KF.cross_entropy_kl_div(student[:1], teacher[:1], target[:1])
         student[2], teacher[3], student[4] = -inf, -inf, nan
@@ -147,7 +148,7 @@ def test_what_leaves_both_values(place):
 
 
 def test_impossible_target_is_infinite_with_a_finite_gradient(place):
-    student, teacher = (checks.wave((2, 5), 2, phase).to(place) for phase in (0.1, 0.9))
+    student, teacher = (wave((2, 5), 2, phase).to(place) for phase in (0.1, 0.9))
     student[0, 3] = teacher[0, 3] = -float("inf")
     target = torch.tensor([3, 1], device=place)
     ce, kl = KF.cross_entropy_kl_div(student, teacher, target)
@@ -172,7 +173,7 @@ def test_index_out_of_range(place, need):
 
 
 def test_works_with_pytorch(place):
-    student, teacher = (checks.wave((3, 7), 2, phase).to(place) for phase in (0.1, 0.9))
+    student, teacher = (wave((3, 7), 2, phase).to(place) for phase in (0.1, 0.9))
     target = torch.tensor([6, 0, -100], device=place)
     weight = torch.linspace(0.5, 2, 7, device=place)
     for reduction in REDUCTIONS[:2]:

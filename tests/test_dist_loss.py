@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 from check import Case, check_op, logits
+from waves import wave
 
 import kdfast
 import kdfast.functional as KF
 from kdfast.ops.dist_loss import dist_loss_reference
 
 OP = "dist_loss"
-STUDENT, TEACHER = checks.wave((4, 5), 2.0, 0.0), checks.wave((4, 5), 3.0, 0.5)
+STUDENT, TEACHER = wave((4, 5), 2.0, 0.0), wave((4, 5), 3.0, 0.5)
 
 
 def cases(dtype):

@@ -5,13 +5,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from check import Case, check_op, logits
+from waves import wave
 
 import kdfast
 import kdfast.functional as KF
 from kdfast.ops.dkd_loss import dkd_loss_reference
 
 OP = "dkd_loss"
-STUDENT, TEACHER, TARGET = checks.wave((4, 5), 2.0, 0.0), checks.wave((4, 5), 3.0, 0.5), torch.arange(4)
+STUDENT, TEACHER, TARGET = wave((4, 5), 2.0, 0.0), wave((4, 5), 3.0, 0.5), torch.arange(4)
 
 
 def cases(dtype):
@@ -55,13 +56,13 @@ def test_vectors(place, options, value, size):
 
 
 def test_two_classes_have_no_rest(place):
-    student, teacher = checks.wave((3, 2), 2.0, 0.0).to(place), checks.wave((3, 2), 3.0, 0.5).to(place)
+    student, teacher = wave((3, 2), 2.0, 0.0).to(place), wave((3, 2), 3.0, 0.5).to(place)
     target = torch.tensor([0, 1, 0], device=place)
     checks.has_value(lambda s: KF.dkd_loss(s, teacher, target), student, 0.1490453769, 0.4525142212)
 
 
 def test_confident_student_is_finite(place):
-    student, teacher = torch.zeros(1, 10, device=place), checks.wave((1, 10), 1.0, 0.0).float().to(place)
+    student, teacher = torch.zeros(1, 10, device=place), wave((1, 10), 1.0, 0.0).float().to(place)
     student[0, 3] = 120
     target = torch.tensor([3], device=place)
     for alpha, beta, expected in ((1.0, 0.0, 113.7855115), (0.0, 1.0, 0.1540125984)):
@@ -98,7 +99,7 @@ def test_accurate_near_convergence(place, need):
 
 def test_rows_and_classes_that_cannot_occur(place):
     inf = float("inf")
-    student, teacher = checks.wave((5, 6), 2, 0.1).to(place), checks.wave((5, 6), 2, 0.9).to(place)
+    student, teacher = wave((5, 6), 2, 0.1).to(place), wave((5, 6), 2, 0.9).to(place)
     target = torch.tensor([2, 0, 1, 3, 4], device=place)
     expected = KF.dkd_loss(student[:1], teacher[:1], target[:1], reduction="mean")
     student[1], teacher[2] = -inf, -inf

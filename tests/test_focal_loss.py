@@ -5,13 +5,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from check import Case, check_op, logits
+from waves import wave
 
 import kdfast
 import kdfast.functional as KF
 from kdfast.ops.focal_loss import focal_loss_reference
 
 OP = "focal_loss"
-LOGITS, TARGET = checks.wave((8, 3), 2.0, 0.25), torch.arange(8) % 3
+LOGITS, TARGET = wave((8, 3), 2.0, 0.25), torch.arange(8) % 3
 WEIGHT = torch.tensor([0.6, 1.1, 1.9], dtype=torch.float64)
 
 

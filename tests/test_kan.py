@@ -5,8 +5,9 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from kan_vectors import layer_grid, wave
+from kan_vectors import layer_grid
 from torch import Tensor
+from waves import wave
 
 import kdfast
 import kdfast.functional as KF
@@ -72,7 +73,7 @@ def test_new_layers_start_small_and_learn(degree):
 
 def test_update_grid_vectors():
     layer = KANLinear(2, 4, grid_size=4).double()
-    x, coef, scale = wave((16, 2), 0.3, 1.2), wave((4, 2, 7), 0.7, 0.5), wave((4, 2), 1.1, 0.8)
+    x, coef, scale = wave((16, 2), 1.2, 0.3), wave((4, 2, 7), 0.5, 0.7), wave((4, 2), 0.8, 1.1)
     layer.load_state_dict({
         "grid": layer_grid("U", 3)[:2], "spline_weight": coef, "spline_scaler": scale, "base_weight":
         torch.zeros(4, 2)
@@ -117,7 +118,7 @@ def test_regularization_vectors():
     ):
         layer = KANLinear(3, 4, grid_size=bases - 3).double()
         with torch.no_grad():
-            layer.spline_weight.copy_(wave((4, 3, bases), 0.7, 0.5))
+            layer.spline_weight.copy_(wave((4, 3, bases), 0.5, 0.7))
         assert layer.regularization_loss(1, 0).item() == pytest.approx(total, rel=1e-9)
         assert layer.regularization_loss(0, 1).item() == pytest.approx(entropy, rel=1e-9)
         layer.regularization_loss().backward()
@@ -128,10 +129,10 @@ def test_activation_regularization_vectors():
     """pykan's, from edge statistics: l1 + 2 (row + column entropy)."""
     layer = KANLinear(3, 4, grid_size=4).double()
     layer.load_state_dict({
-        "grid": layer_grid("U", 3), "spline_weight": wave((4, 3, 7), 0.7, 0.5),
-        "spline_scaler": wave((4, 3), 1.1, 0.8), "base_weight": wave((4, 3), 1.9, 0.6),
+        "grid": layer_grid("U", 3), "spline_weight": wave((4, 3, 7), 0.5, 0.7),
+        "spline_scaler": wave((4, 3), 0.8, 1.1), "base_weight": wave((4, 3), 0.6, 1.9),
     })  # fmt: skip
-    x = wave((6, 3), 0.3, 1.2)
+    x = wave((6, 3), 1.2, 0.3)
     assert layer.regularization_loss(1, 0, x=x).item() == pytest.approx(2.702919579, rel=1e-8)
     assert layer.regularization_loss(0, 1, x=x).item() == pytest.approx(1.0560195 + 1.32791789, rel=1e-8)
     assert layer.regularization_loss(1, 2, x=x).item() == pytest.approx(7.470794358, rel=1e-8)

@@ -7,7 +7,6 @@ import pandas
 import pytest
 import torch
 import torch.nn.functional as F
-from kan_vectors import wave
 from scipy import sparse
 from sklearn.datasets import load_breast_cancer, make_friedman1
 from sklearn.feature_selection import SelectFromModel
@@ -15,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from waves import wave
 
 from kdfast.nn import KAN
 from kdfast.select import KANSelector, scores
@@ -24,7 +24,7 @@ from kdfast.select.training import task_loss
 NETS = {
     "A": (2, 2, 1, torch.tensor([0, 1, 0, 1, 1, 0, 1, 0, 0, 1])),
     "B": (2, 5, 3, torch.tensor([0, 1, 0, 1, 1, 0, 1, 0, 0, 1])),
-    "C": (1, 2, 1, wave((10,), 0.6, 1.0)),
+    "C": (1, 2, 1, wave((10,), 1.0, 0.6)),
     "D": (3, 2, 1, torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 2, 0])),
 }
 LOSSES = {"A": 0.7364517237, "B": 0.666540787, "C": 0.6299167442, "D": 1.13666851}
@@ -50,7 +50,7 @@ SPLINES = {
     ("B", "activation", 1): (0.2674105553, 0.1772533757, 0.2395041892),
     ("B", "activation", 2): (0.3264358907, 0.2227343915, 0.3071528066),
 }
-X = wave((10, 3), 0.2, 1.6)
+X = wave((10, 3), 1.6, 0.2)
 
 
 def network(name: str) -> KAN:
@@ -59,8 +59,8 @@ def network(name: str) -> KAN:
     knots = (torch.arange(grid_size + 2 * degree + 1).double() - degree) * 2 / grid_size - 1
     for n, (layer, (i, o)) in enumerate(zip(model, ((3, 7), (7, outputs)), strict=True)):
         layer.load_state_dict({
-            "grid": knots.expand(i, -1), "spline_weight": wave((o, i, grid_size + degree), 0.7 + n, 0.5),
-            "spline_scaler": wave((o, i), 1.1 + n, 0.8), "base_weight": wave((o, i), 1.9 + n, 0.6),
+            "grid": knots.expand(i, -1), "spline_weight": wave((o, i, grid_size + degree), 0.5, 0.7 + n),
+            "spline_scaler": wave((o, i), 0.8, 1.1 + n), "base_weight": wave((o, i), 0.6, 1.9 + n),
         })  # fmt: skip
     return model
 

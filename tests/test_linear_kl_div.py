@@ -7,6 +7,7 @@ import loss_checks as checks
 import pytest
 import torch
 from check import Case, check_op
+from waves import wave
 
 import kdfast
 import kdfast.functional as KF
@@ -144,7 +145,7 @@ def test_chunk_rule():
 
 def test_works_with_pytorch(place):
     _, w, b, th, tw, tb = (x.to(place) for x in heads(5, 7, torch.float64))
-    h = checks.wave((5, 12), 1, 0.2).to(place)
+    h = wave((5, 12), 1, 0.2).to(place)
     for reduction in ("none", "batchmean"):
         call = lambda x, r=reduction: KF.linear_kl_div(  # noqa: E731
             x, w, th, tw, student_bias=b, teacher_bias=tb, temperature=1.7, reduction=r, chunk_rows=2

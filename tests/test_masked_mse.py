@@ -11,9 +11,9 @@ from feature_checks import (
     refuses,
     size,
     value_and_grads,
-    wave,
     works_with_pytorch,
 )
+from waves import wave
 
 import kdfast
 import kdfast.functional as KF

@@ -5,6 +5,7 @@ import pytest
 import torch
 import vectors
 from check import Case, check_op, logit_cases
+from waves import wave
 
 import kdfast
 import kdfast.functional as KF
@@ -51,14 +52,14 @@ def test_vectors(place):
 
 
 def test_gradient_of_probabilities_that_do_not_sum_to_one(place):
-    student, probs = checks.wave((3, 7), 2, 0.1).to(place), checks.wave((3, 7), 1, 0.5).abs().to(place)
+    student, probs = wave((3, 7), 2, 0.1).to(place), wave((3, 7), 1, 0.5).abs().to(place)
     grad = checks.gradient(lambda s: KF.soft_cross_entropy(s, probs, reduction="sum"), student)
     expected = student.softmax(-1) * probs.sum(-1, keepdim=True) - probs
     torch.testing.assert_close(grad, expected)
 
 
 def test_equals_torch_where_torch_has_it(place):
-    student, probs = checks.wave((3, 7), 2, 0.1).to(place), checks.wave((3, 7), 1, 0.5).softmax(-1).to(place)
+    student, probs = wave((3, 7), 2, 0.1).to(place), wave((3, 7), 1, 0.5).softmax(-1).to(place)
     torch.testing.assert_close(
         KF.soft_cross_entropy(student, probs), torch.nn.functional.cross_entropy(student, probs)
     )
@@ -66,7 +67,7 @@ def test_equals_torch_where_torch_has_it(place):
 
 def test_rows_that_do_not_count(place):
     inf, nan = float("inf"), float("nan")
-    student, probs = checks.wave((4, 5), 2, 0.1).to(place), checks.wave((4, 5), 1, 0.5).softmax(-1).to(place)
+    student, probs = wave((4, 5), 2, 0.1).to(place), wave((4, 5), 1, 0.5).softmax(-1).to(place)
     expected = KF.soft_cross_entropy(student[:1], probs[:1], reduction="mean")
     student[1], student[2, 3], probs[3] = -inf, nan, nan
     mask = torch.tensor([True, True, False, False], device=place)
@@ -82,10 +83,10 @@ def test_rows_that_do_not_count(place):
 
 
 def test_works_with_pytorch(place):
-    probs = checks.wave((3, 7), 1, 0.5).abs().to(place)
+    probs = wave((3, 7), 1, 0.5).abs().to(place)
     for reduction in ("none", "batchmean"):
         call = lambda s, r=reduction: KF.soft_cross_entropy(s, probs, temperature=1.7, reduction=r)  # noqa: E731
-        checks.works_with_pytorch(call, checks.wave((3, 7), 2, 0.1).to(place))
+        checks.works_with_pytorch(call, wave((3, 7), 2, 0.1).to(place))
 
 
 def test_bad_input():

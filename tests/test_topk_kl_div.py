@@ -5,6 +5,7 @@ import pytest
 import torch
 import vectors
 from check import Case, check_op, logits
+from waves import wave
 
 import kdfast
 import kdfast.functional as KF
@@ -86,7 +87,7 @@ def test_vectors(place):
 
 def test_gradient_reaches_the_classes_that_were_not_chosen(place):
     """A known peer gives a gradient to the k classes alone and loses a tenth of it."""
-    student, teacher = checks.wave((4, 37), 2.5, 0.7).to(place), checks.wave((4, 37), 3, 0).to(place)
+    student, teacher = wave((4, 37), 2.5, 0.7).to(place), wave((4, 37), 3, 0).to(place)
     log_probs, indices = top(teacher, 4)
     q, p = student.softmax(-1), torch.zeros_like(student).scatter(-1, indices, log_probs.exp())
     chosen = torch.zeros_like(student).scatter(-1, indices, 1).bool()
@@ -105,7 +106,7 @@ def test_gradient_reaches_the_classes_that_were_not_chosen(place):
 
 
 def test_all_classes_are_kl_div(place):
-    student, teacher = checks.wave((4, 9), 2.5, 0.7).to(place), checks.wave((4, 9), 3, 0).to(place)
+    student, teacher = wave((4, 9), 2.5, 0.7).to(place), wave((4, 9), 3, 0).to(place)
     for dtype in (torch.float64, torch.float32):
         s, sparse = (
             student.to(dtype),
@@ -122,7 +123,7 @@ def test_a_tail_in_which_nothing_can_occur(place):
     infinite.
     """
     inf = float("inf")
-    student, teacher = checks.wave((3, 17), 2.5, 0.7).to(place), checks.wave((3, 17), 3, 0).to(place)
+    student, teacher = wave((3, 17), 2.5, 0.7).to(place), wave((3, 17), 3, 0).to(place)
     student[:, 6:], teacher[:, 6:] = -inf, -inf
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
         log_probs, indices = top(teacher, 6)
@@ -132,7 +133,7 @@ def test_a_tail_in_which_nothing_can_occur(place):
 
 def test_rows_that_do_not_count(place):
     inf, nan = float("inf"), float("nan")
-    student, teacher = checks.wave((5, 9), 2.5, 0.7).to(place), checks.wave((5, 9), 3, 0).to(place)
+    student, teacher = wave((5, 9), 2.5, 0.7).to(place), wave((5, 9), 3, 0).to(place)
     log_probs, indices = top(teacher, 3)
     expected = KF.topk_kl_div(student[:1], log_probs[:1], indices[:1], reduction="mean")
     student[1], log_probs[2], student[3, 0], log_probs[4], indices[4] = -inf, -inf, nan, nan, -7
@@ -160,7 +161,7 @@ def test_reads_what_the_cache_keeps(place, tmp_path):
 
 def test_index_out_of_range(place, need):
     need.that(place == "cpu", "on a GPU contents are never read back")
-    student, teacher = checks.wave((4, 9), 2.5, 0.7), checks.wave((4, 9), 3, 0)
+    student, teacher = wave((4, 9), 2.5, 0.7), wave((4, 9), 3, 0)
     log_probs, indices = top(teacher, 3)
     for bad in (9, -1):
         with pytest.raises(ValueError, match=r"teacher_indices must hold class numbers in \[0, 8\]"):
@@ -168,7 +169,7 @@ def test_index_out_of_range(place, need):
 
 
 def test_works_with_pytorch(place):
-    student, teacher = checks.wave((3, 9), 2.5, 0.7).to(place), checks.wave((3, 9), 3, 0).to(place)
+    student, teacher = wave((3, 9), 2.5, 0.7).to(place), wave((3, 9), 3, 0).to(place)
     sparse = top(teacher, 3, 1.7)
     for reduction in ("none", "batchmean"):
         for tail in ("bucket", "renormalize"):

@@ -7,12 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from check import Case, check_op, logits
+from waves import wave
 
 import kdfast.functional as KF
 from kdfast.ops.unbiased_cross_entropy import unbiased_cross_entropy_reference
 
 OP = "unbiased_cross_entropy"
-LOGITS, TARGET = checks.wave((4, 5), 2.0, 0.3), torch.tensor([0, 3, 4, 0])
+LOGITS, TARGET = wave((4, 5), 2.0, 0.3), torch.tensor([0, 3, 4, 0])
 
 
 def cases(dtype):

@@ -4,13 +4,14 @@ import loss_checks as checks
 import pytest
 import torch
 from check import Case, check_op, logits
+from waves import wave
 
 import kdfast
 import kdfast.functional as KF
 from kdfast.ops.unbiased_kl_div import unbiased_kl_div_reference
 
 OP = "unbiased_kl_div"
-STUDENT, TEACHER = checks.wave((4, 5), 2.0, 0.3), checks.wave((4, 3), 2.0, 0.0)
+STUDENT, TEACHER = wave((4, 5), 2.0, 0.3), wave((4, 3), 2.0, 0.0)
 
 
 def cases(dtype):

@@ -2,8 +2,8 @@
 T = 1, 1.7, 4."""
 
 import torch
-from check import wave
 from torch import Tensor
+from waves import wave
 
 TEMPERATURES = (1.0, 1.7, 4.0)
 INF = float("inf")
@@ -12,10 +12,10 @@ INF = float("inf")
 def inputs(name: str) -> tuple[Tensor, Tensor]:
     """Student and teacher of vector V1 ... V5, float64."""
     rows, classes = {"V1": (4, 37), "V2": (2, 1025)}.get(name, (3, 17))
-    teacher, student = wave(rows, classes, 3.0, 0.0), wave(rows, classes, 2.5, 0.7)
+    teacher, student = wave((rows, classes), 3.0, 0.0), wave((rows, classes), 2.5, 0.7)
     k = torch.arange(1, rows * classes + 1).reshape(rows, classes)
     if name == "V2":
-        student = teacher + wave(rows, classes, 1e-3, 0.7)
+        student = teacher + wave((rows, classes), 1e-3, 0.7)
     if name == "V3":
         student, teacher = (x.masked_fill(k % 5 == 0, -INF) for x in (student, teacher))
     if name == "V4":

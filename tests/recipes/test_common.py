@@ -18,7 +18,9 @@ from torch.utils.data import TensorDataset
 import kdfast
 from kdfast.recipes.common import data, digits
 from kdfast.recipes.common.callbacks import AgreeOnBuffers, AtomicCheckpoints, read_checkpoint
+from kdfast.recipes.common.classify import Classifier
 from kdfast.recipes.common.clock import compare
+from kdfast.recipes.common.dense import lightning
 from kdfast.recipes.common.errors import UserError
 from kdfast.recipes.common.folder import RunFolder
 from kdfast.recipes.common.loaders import EpochSampler, Readable
@@ -235,3 +237,13 @@ def test_share_is_measured_on_the_same_tensors():
     assert set(share["share"]) == {"kdfast", "plain PyTorch"}
     assert all(0 <= value <= 1 for value in share["share"].values())
     assert all(p.grad is None for p in distiller.parameters())
+
+
+def test_training_steps_without_losses_cannot_be_made():
+    def optimize(parameters, steps):
+        return {}
+
+    with pytest.raises(TypeError, match="abstract.*losses.*predict"):
+        Classifier(nn.Linear(2, 2), 2, optimize)
+    with pytest.raises(TypeError, match="abstract.*alone.*task_terms"):
+        lightning._Dense(nn.Linear(2, 2), optimize)

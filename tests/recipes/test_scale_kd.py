@@ -1,58 +1,13 @@
-"""ScaleKD: losses against the published vectors and a DCT, the way of gradients, teachers and students."""
+"""ScaleKD: losses against the published vectors and a DCT, the way of gradients, export, bad options."""
 
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from feature_checks import wave
+from scale_kd_models import batch, cnn, distiller, swin, vit
+from waves import close, wave
 
-import kdfast
 from kdfast.recipes import scale_kd
-from kdfast.recipes.common.augment import MEAN, STD
-from kdfast.recipes.scale_kd.recipe import fold_normalisation
-
-SIDE = 32
-
-
-def near(value, wanted, tolerance=1e-9):
-    torch.testing.assert_close(
-        torch.as_tensor(value, dtype=torch.float64).detach(),
-        torch.as_tensor(wanted, dtype=torch.float64),
-        rtol=tolerance,
-        atol=tolerance,
-    )
-
-
-def swin(**options):
-    torch.manual_seed(0)
-    small = {"img_size": SIDE, "patch_size": 2, "window_size": 4, "embed_dim": 8, "depths": (1, 1, 2)}
-    model = timm.models.SwinTransformer(num_heads=(1, 2, 4), num_classes=5, **small | options)
-    return model
-
-
-def vit(kind=None, **options):
-    torch.manual_seed(0)
-    kind = kind or timm.models.VisionTransformer
-    small = {"img_size": SIDE, "patch_size": 8, "embed_dim": 16, "depth": 6, "num_heads": 2, "num_classes": 5}
-    return kind(**small | options)
-
-
-def cnn():
-    torch.manual_seed(1)
-    return timm.create_model("resnet10t", num_classes=5)
-
-
-def distiller(student=None, teacher=None, **options):
-    """By default a ResNet seen at 4 x 4 and 2 x 2: images of 32 leave 1 x 1 of its last map."""
-    if student is None:
-        options.setdefault("student_taps", ("layer2", "layer3"))
-    return scale_kd.ScaleKD(student or cnn(), teacher or swin(), torch.randn(2, 3, SIDE, SIDE), **options)
-
-
-def batch(count=4):
-    torch.manual_seed(2)
-    return torch.randn(count, 3, SIDE, SIDE), torch.randint(5, (count,))
-
 
 VECTORS = [
     ("spatial", 0.08, 0.673330394111, 0.601865795295, (-0.033590530335, 0.031194744739, -0.000707514706)),
@@ -67,18 +22,18 @@ def test_view_vectors(view, weight, value, total, first):
     t = (0.5 + wave((2, 3, 2, 2), 1, 0.8)).flatten(2).mT
     loss = weight * scale_kd.ViewLoss(view, eps=1e-12)(s, t)
     loss.backward()
-    near(loss, value)
-    near(s.grad.abs().sum(), total)
-    near(s.grad.flatten()[:3], first)
+    close(loss, value)
+    close(s.grad.abs().sum(), total)
+    close(s.grad.flatten()[:3], first)
 
 
 def test_soft_cross_entropy_vector():
     s, t = wave((2, 5), 3).requires_grad_(), wave((2, 5), 3, 0.5).float()
     loss = 0.5 * scale_kd.SoftCrossEntropy()(s, t)
     loss.backward()
-    near(loss, 0.543045627715, 1e-6)
-    near(s.grad.abs().sum(), 0.347396559413, 1e-6)
-    near(s.grad.flatten()[:3], (-0.082312305012, 0.072940279754, 0.009658150316), 1e-6)
+    close(loss, 0.543045627715, 1e-6)
+    close(s.grad.abs().sum(), 0.347396559413, 1e-6)
+    close(s.grad.flatten()[:3], (-0.082312305012, 0.072940279754, 0.009658150316), 1e-6)
 
 
 def test_soft_cross_entropy_survives_underflow():
@@ -100,7 +55,7 @@ def test_alternative_view_is_the_map_without_its_dc_coefficient(side):
     unit = [F.normalize(x, dim=1) for x in back @ coefficients @ back.T]
     wanted = (unit[0] - unit[1]).square().sum() / 2
     tokens = [x.flatten(2).mT for x in maps]
-    near(scale_kd.ViewLoss("alternative", eps=1e-12)(*tokens), wanted, 1e-10)
+    close(scale_kd.ViewLoss("alternative", eps=1e-12)(*tokens), wanted, 1e-10)
 
 
 def test_mean_over_positions_and_single_positions():
@@ -108,7 +63,7 @@ def test_mean_over_positions_and_single_positions():
     summed, averaged = (
         scale_kd.ViewLoss("spatial", reduction=reduction)(s, t) for reduction in ("sum_hw", "mean_hw")
     )
-    near(summed / 9, averaged, 1e-12)
+    close(summed / 9, averaged, 1e-12)
     one = torch.randn(3, 1, 4, requires_grad=True)
     loss = scale_kd.ViewLoss("alternative")(one, torch.randn(3, 1, 4))
     loss.backward()
@@ -127,7 +82,7 @@ def test_loss_is_the_sum_of_its_terms():
     assert set(out.terms) == {"spat_3", "alt_3", "spat_4", "alt_4", "kd"}
     w = {"spat_3": 0.08, "spat_4": 0.08, "alt_3": 0.06, "alt_4": 0.06, "kd": 0.5}
     total = 0.5 * F.cross_entropy(out.output, y) + sum(w[k] * v for k, v in out.terms.items())
-    near(out.loss.double(), total.double(), 1e-5)
+    close(out.loss, total, 1e-5)
 
 
 def test_equations_by_hand():
@@ -147,7 +102,7 @@ def test_equations_by_hand():
             for stage, x in ((3, h), (4, o)):
                 pair = [z - z.mean(1, keepdim=True) if view == "alternative" else z for z in (x, t4)]
                 s, t = (F.normalize(z, dim=-1) for z in pair)
-                near(out.terms[f"{name}_{stage}"].double(), ((s - t).square().sum() / 4).double(), 1e-4)
+                close(out.terms[f"{name}_{stage}"], (s - t).square().sum() / 4, 1e-4)
 
 
 def test_gradients_pass_through_the_frozen_stage():
@@ -180,88 +135,6 @@ def test_published_train_mode_moves_the_targets():
     d.eval()
     first, second = (d(images, target=y).loss for _ in range(2))
     assert torch.equal(first, second) and not any(m.training for m in d.teacher.modules())
-
-
-STUDENTS = {
-    "resnet10t": {},
-    "convnext_atto": {},
-    "mobilenetv3_small_050": {},
-    "mixer_s16_224": {"img_size": 64},
-    "vit_tiny_patch16_224": {"img_size": 64, "depth": 6, "embed_dim": 24},
-    "swin_tiny_patch4_window7_224": {"img_size": 64, "embed_dim": 12, "num_heads": (1,) * 4},
-    "resmlp_12_224": {"img_size": 64},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", STUDENTS)
-def test_students(name):
-    student = timm.create_model(name, num_classes=5, **STUDENTS[name])
-    side = STUDENTS[name].get("img_size", SIDE)
-    images, y = torch.randn(2, 3, side, side), torch.tensor([0, 1])
-    resize = None if side == SIDE else lambda x: F.interpolate(x, SIDE)
-    d = scale_kd.ScaleKD(student, swin(), images, teacher_inputs=resize)
-    d(images, target=y).loss.backward()
-    stage3 = d.student.model.get_submodule(d.student.maps.paths[0])
-    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in stage3.parameters())
-
-
-def beit(**options):
-    return vit(timm.models.Beit, use_abs_pos_emb=False, use_rel_pos_bias=True, **options)
-
-
-TEACHERS = {
-    "swin": swin,
-    "swin_v2": lambda: swin_v2(),
-    "vit": vit,
-    "deit": lambda: vit(class_token=False, global_pool="avg"),
-    "beit": beit,
-    "beit_shared": lambda: vit(timm.models.Beit, use_abs_pos_emb=False, use_shared_rel_pos_bias=True),
-}
-
-
-def swin_v2():
-    small = {"img_size": SIDE, "patch_size": 2, "window_size": 4, "embed_dim": 8, "depths": (1, 1, 2)}
-    return timm.models.SwinTransformerV2(num_heads=(1, 2, 4), num_classes=5, **small)
-
-
-@pytest.mark.parametrize("kind", TEACHERS)
-def test_teachers(kind):
-    """The target is what the teacher's forward_features gives; gradients reach the first projector."""
-    teacher = TEACHERS[kind]()
-    d, (images, y) = distiller(teacher=teacher), batch(2)
-    features = teacher.forward_features(images).detach()
-    out = d(images, target=y)
-    assert torch.equal(out.teacher, teacher(images))
-    loss = d.terms[0].loss
-    wanted = features.flatten(1, 2) if features.dim() == 4 else features[:, loss.prefix :]
-    grids = scale_kd.parts_of(teacher).grids
-    assert wanted.shape[1] == grids[1][0] * grids[1][1]
-    assert torch.equal(loss(wanted.flip(1), features), loss.__class__("spatial")(wanted.flip(1), wanted))
-    out.loss.backward()
-    assert d.student.projectors.caps["3_spatial"].conv.weight.grad.abs().sum() > 0
-
-
-@pytest.mark.parametrize(
-    ("kind", "stage", "begin", "end"),
-    [("deit", 3, "blocks.1", "blocks.4"), ("deit", 4, "blocks.4", "norm"), ("swin", 3, "layers.1", "norm")],
-)
-def test_last_parts_continue_the_teacher(kind, stage, begin, end):
-    """The teacher's own features, put in where the student's go, come out as the teacher's."""
-    teacher = TEACHERS[kind]().eval()
-    with torch.no_grad():
-        _, features = kdfast.FeatureTap(teacher, {"begin": begin, "end": end})(batch(2)[0])
-        tokens = [x.flatten(1, 2) if x.dim() == 4 else x for x in features.values()]
-        found = scale_kd.parts_of(teacher).tails[stage - 3](tokens[0])
-    near(found.double(), tokens[1].double(), 1e-5)
-
-
-def test_replayed_teacher_is_the_same():
-    teacher = vit()
-    d, (images, y) = distiller(teacher=teacher), batch()
-    d.eval()
-    with torch.no_grad():
-        stored = {"": teacher(images), "norm": teacher.forward_features(images)}
-    assert torch.equal(d(images, target=y).loss, d(images, target=y, replay=stored).loss)
 
 
 def test_overfits_one_batch():
@@ -311,27 +184,3 @@ def test_low_precision_teacher():
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         distiller(**options)
-
-
-def test_published_sizes():
-    """The projectors of R50 and Swin-L: 17.9 M each for stage 3, 70.1 M each for stage 4, 176 M in all."""
-    with torch.device("meta"):
-        projectors = scale_kd.Projectors(
-            [torch.Size((1024, 14, 14)), torch.Size((2048, 7, 7))],
-            scale_kd.TeacherParts("norm", (768, 1536), ((14, 14), (7, 7)), (None, None)),
-            stages=(3, 4), views=("spatial", "alternative"),
-        )  # fmt: skip
-    size = {name: sum(p.numel() for p in cap.parameters()) / 1e6 for name, cap in projectors.caps.items()}
-    assert round(size["3_spatial"], 1) == 17.9 and round(size["4_spatial"], 1) == 70.1
-    assert round(sum(size.values())) == 176
-    assert [cap.num_heads for cap in projectors.caps.values()] == [16, 16, 24, 24]
-
-
-def test_other_normalisation_goes_into_the_weights():
-    model = vit()
-    model.pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-    pixels = torch.rand(2, 3, SIDE, SIDE)
-    wanted = model((pixels - 0.5) / 0.5)
-    fold_normalisation(model)
-    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (MEAN, STD))
-    torch.testing.assert_close(model((pixels - mean) / std), wanted, rtol=1e-4, atol=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,7 @@ Batch = tuple[Tensor, Tensor]  # images [B, C, H, W], class numbers [B]
 Optimize = Callable[[list[nn.Parameter], int], dict[str, Any]]  # parameters, steps -> what Lightning expects
 
 
-class Classifier(LightningModule):
+class Classifier(LightningModule, ABC):
     """Training and validation steps over `losses` and `predict`, which subclasses define.
 
     Logs "loss", "terms/NAME", "train_accuracy" (on the augmented images) and "val_accuracy".
@@ -53,13 +54,13 @@ class Classifier(LightningModule):
         self.train_accuracy = MulticlassAccuracy(classes, average="micro", validate_args=False)
         self.val_accuracy = MulticlassAccuracy(classes, average="micro", validate_args=False)
 
+    @abstractmethod
     def losses(self, images: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """-> loss, its terms by name (detached), logits [B, classes]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def predict(self, images: Tensor) -> Tensor:
         """-> logits [B, classes]."""
-        raise NotImplementedError
 
     def timed_parts(self) -> dict[str, nn.Module]:
         """What the step clock times within the forward pass; subclasses add their networks and losses."""

@@ -5,6 +5,7 @@ Logged each epoch: "loss", "terms/NAME" and "val_AP", "val_AP50" (detection) or 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,7 @@ from kdfast.recipes.common.means import Means
 Losses = tuple[Tensor, dict[str, Tensor]]  # the loss, its terms by name (detached)
 
 
-class _Dense(LightningModule):
+class _Dense(LightningModule, ABC):
     """A network on its own task, or under a Distiller if `network` is one.
 
     Args:
@@ -61,13 +62,13 @@ class _Dense(LightningModule):
             share = batch_index / self.trainer.num_training_batches
             self.network.set_progress(self.current_epoch + share)
 
+    @abstractmethod
     def alone(self, inputs: Any, target: Any) -> Losses:
         """The network's own losses."""
-        raise NotImplementedError
 
+    @abstractmethod
     def task_terms(self, output: Any, target: Any) -> dict[str, Tensor]:
         """The task's terms in what the student returned, for the log."""
-        raise NotImplementedError
 
     def call(self, inputs: Any, target: Any) -> tuple:
         """The positional arguments of a Distiller's forward."""
