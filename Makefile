@@ -49,12 +49,12 @@ build: $(VENV)/.editable  ## compile into kdfast/ (editable install); quick when
 
 # Triton's interpreter must be asked for before Python starts, so its tests are a run of their own: every
 # kernel, on few cases.
-INTERPRETED := TRITON_INTERPRET=1 pytest -k "triton-cpu or triton_tiles"
+INTERPRETED := TRITON_INTERPRET=1 pytest -k triton-cpu
 test: build  ## every test
 	@pytest $(PYTEST_ARGS)
 	$(INTERPRETED) $(addprefix tests/test_,$(addsuffix .py,attention_masks cross_entropy_kl_div js_div kl_div \
-	  nd_loss normalized_mse reverse_kl_div scale_grad selection_masks skew_kl_div triton_kan tv_dist \
-	  weighted_mse))
+	  nd_loss normalized_mse reverse_kl_div scale_grad selection_masks skew_kl_div triton_kan triton_offsets \
+	  triton_tiles triton_tiles_divergence tv_dist weighted_mse))
 
 interpret: build  ## Triton's interpreter: every case of every kernel, tiles and tails attacked; half an hour
 	@KDFAST_TRITON_FULL=1 $(INTERPRETED) tests/test_*.py $(PYTEST_ARGS)

@@ -78,6 +78,13 @@ def place(request, need):
         yield device
 
 
+@pytest.fixture(params=_devices(), ids="triton-{}".format)
+def triton_device(request, need) -> str:
+    """Where Triton's kernels run: on a GPU, or in its interpreter (TRITON_INTERPRET=1) on the CPU."""
+    need.backend("triton", request.param)
+    return request.param
+
+
 @pytest.fixture(scope="session")
 def native_module():
     """The module of tests/native, compiled on demand."""

@@ -1,7 +1,9 @@
 """Which backend serves a tensor, and what is said where none can."""
 
+import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,3 +51,12 @@ def test_importing_does_not_wake_the_gpu():
     """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
+
+
+def test_the_folder_cannot_be_imported_by_itself(need):
+    """OpenAI's Triton has a package of this name: ours is kdfast.triton_kernels, or an error."""
+    need.module("triton")
+    path = Path(__file__).parents[1] / "triton_kernels" / "__init__.py"
+    spec = importlib.util.spec_from_file_location("triton_kernels", path)
+    with pytest.raises(ImportError, match=r"kdfast\.triton_kernels"):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))

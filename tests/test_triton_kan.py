@@ -9,13 +9,6 @@ import kdfast.functional as KF
 from kdfast.ops.bspline_basis import basis_rows
 
 
-@pytest.fixture(params=["triton-cpu", "triton-cuda"])
-def device(request, need):
-    name = request.param.removeprefix("triton-")
-    need.backend("triton", name, "kan_linear")
-    return name
-
-
 def on(backend: str, function, tensors, *rest, **options):
     """Results and gradients of the tensors that are there, under random but equal upstream gradients."""
     leaves = [None if t is None else t.detach().clone().requires_grad_() for t in tensors]
@@ -58,9 +51,9 @@ def made(device: str, samples: int, out: int, grid: torch.Tensor, degree: int, e
 
 @pytest.mark.parametrize(("degree", "name"), [(0, "N"), (1, "R"), (2, "N"), (3, "R"), (4, "N"), (5, "R")])
 @pytest.mark.parametrize("extrapolation", range(3))
-def test_basis_and_its_derivatives(device, degree, name, extrapolation):
-    grid = layer_grid(name, degree).to(device)
-    x = made(device, 40, 1, grid.cpu(), degree)[0]
+def test_basis_and_its_derivatives(triton_device, degree, name, extrapolation):
+    grid = layer_grid(name, degree).to(triton_device)
+    x = made(triton_device, 40, 1, grid.cpu(), degree)[0]
     x[30, 0], x[31, 1], x[32, 2] = float("nan"), float("inf"), -float("inf")
     for order in (0, 1, degree + 1):
         truth = basis_rows(x, grid, degree, order, extrapolation, "reference")
@@ -72,32 +65,32 @@ def test_basis_and_its_derivatives(device, degree, name, extrapolation):
 @pytest.mark.parametrize(("degree", "name", "extrapolation"), [
     (0, "N", "zero"), (1, "R", "linear"), (3, "N", "clamp"),
 ])  # fmt: skip
-def test_linear_by_both_plans(device, plan, degree, name, extrapolation, monkeypatch):
+def test_linear_by_both_plans(triton_device, plan, degree, name, extrapolation, monkeypatch):
     from kdfast.triton_kernels import kan
 
     most = 99 if plan == "dense" else 0
     monkeypatch.setattr(kan, "DENSE_UP_TO", dict.fromkeys(kan.DENSE_UP_TO, most))
-    grid = layer_grid(name, degree).to(device)
+    grid = layer_grid(name, degree).to(triton_device)
     options = {"grid": grid, "degree": degree, "extrapolation": extrapolation}
-    agree(linear, made(device, 40 if plan == "dense" else 9, 5, grid.cpu(), degree), **options)
+    agree(linear, made(triton_device, 40 if plan == "dense" else 9, 5, grid.cpu(), degree), **options)
     if degree == 3:
-        agree(linear, made(device, 1, 70, grid.cpu(), degree, edges=False), **options)
+        agree(linear, made(triton_device, 1, 70, grid.cpu(), degree, edges=False), **options)
 
 
 @pytest.mark.parametrize(("degree", "name", "extrapolation"), [
     (0, "N", "clamp"), (1, "R", "zero"), (3, "N", "linear"),
 ])  # fmt: skip
-def test_edge_statistics(device, degree, name, extrapolation):
-    grid = layer_grid(name, degree).to(device)
+def test_edge_statistics(triton_device, degree, name, extrapolation):
+    grid = layer_grid(name, degree).to(triton_device)
     options = {"grid": grid, "degree": degree, "extrapolation": extrapolation}
-    agree(stats, made(device, 40, 5, grid.cpu(), degree), **options)
+    agree(stats, made(triton_device, 40, 5, grid.cpu(), degree), **options)
     if degree == 1:
-        agree(stats, made(device, 1, 34, grid.cpu(), degree, edges=False), **options)
+        agree(stats, made(triton_device, 1, 34, grid.cpu(), degree, edges=False), **options)
 
 
 @pytest.mark.parametrize("case", [("U", 3, 1.2), ("R", 2, 1.2)])
-def test_published_layers(device, case):
-    x, coef, scale, base, grid, up = (t.to(device) for t in layer(*case))
+def test_published_layers(triton_device, case):
+    x, coef, scale, base, grid, up = (t.to(triton_device) for t in layer(*case))
     with kdfast.use("triton"):
         y = KF.kan_linear(x, coef, grid=grid, degree=case[1], scale=scale, base_weight=base)
     value, size, *_ = LAYERS[case]
@@ -106,26 +99,26 @@ def test_published_layers(device, case):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_other_types_and_strides(device, dtype):
-    grid = layer_grid("U", 3).float().to(device)
-    x, *weights = (t.float() for t in made(device, 40, 20, grid.cpu(), 3))
+def test_other_types_and_strides(triton_device, dtype):
+    grid = layer_grid("U", 3).float().to(triton_device)
+    x, *weights = (t.float() for t in made(triton_device, 40, 20, grid.cpu(), 3))
     x = x.to(dtype).T.contiguous().T
     agree(linear, (x, *weights), grid=grid, rtol=1e-5 if dtype == torch.float32 else 2e-2)
     agree(stats, (x, *weights), grid=grid, rtol=1e-4 if dtype == torch.float32 else 2e-2)
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (2, 0, 3)])
-def test_no_samples(device, shape):
-    grid = layer_grid("U", 3).to(device)
-    _, *weights = made(device, 1, 4, grid.cpu(), 3)
-    x = torch.empty(shape, dtype=torch.float64, device=device)
+def test_no_samples(triton_device, shape):
+    grid = layer_grid("U", 3).to(triton_device)
+    _, *weights = made(triton_device, 1, 4, grid.cpu(), 3)
+    x = torch.empty(shape, dtype=torch.float64, device=triton_device)
     agree(linear, (x, *weights), grid=grid)
     agree(stats, (x, *weights), grid=grid)
 
 
-def test_second_derivatives(device):
-    grid = layer_grid("N", 3).to(device)
-    x, coef, *_ = made(device, 2, 1, grid.cpu(), 3)
+def test_second_derivatives(triton_device):
+    grid = layer_grid("N", 3).to(triton_device)
+    x, coef, *_ = made(triton_device, 2, 1, grid.cpu(), 3)
     x = (x * 0.3).requires_grad_()
 
     def function(x, coef):

@@ -1,297 +1,232 @@
-"""What only the Triton kernels have: tiles, their tails and loops, merged dims, sums of programs.
+"""Every Triton kernel in tiles of a few numbers: loops of several turns, tails of one, full last tiles.
 
-Runs in Triton's interpreter (TRITON_INTERPRET=1) on the CPU, or on a GPU. Truth is the oracle in extended
-precision.
+What a kernel may not read (beyond the last element, under a mask) is NaN, and so is what it does not write.
+Truth is each op's definition in float64. The divergences, which have more ways, have a file of their own.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
-import itertools
-import math
-from pathlib import Path
+from collections.abc import Iterator
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from native import oracle
+from check import Case, check_op, nan_filled_memory
+from feature_checks import noise
 from torch import Tensor
 
-INF, NAN = float("inf"), float("nan")
-NAMES = ("kl_div", "reverse_kl_div", "js_div", "skew_kl_div", "tv_dist")
-NONE, MEAN, SUM, BATCHMEAN = range(4)
-
+import kdfast
+import kdfast.functional as KF
+from kdfast.ops.attention_masks import attention_masks_reference
+from kdfast.ops.bspline_basis import bspline_basis_reference
+from kdfast.ops.cross_entropy_kl_div import cross_entropy_kl_div_reference
+from kdfast.ops.kan_edge_stats import kan_edge_stats_reference
+from kdfast.ops.kan_linear import kan_linear_reference
+from kdfast.ops.nd_loss import nd_loss_reference
+from kdfast.ops.normalized_mse import normalized_mse_reference
+from kdfast.ops.selection_masks import selection_masks_reference
+from kdfast.ops.weighted_mse import weighted_mse_reference
 
 if importlib.util.find_spec("triton"):
-    import triton
-    import triton.language as tl
+    from kdfast.triton_kernels import (
+        attention_masks,
+        bspline_basis,
+        kan,
+        kan_edge_stats,
+        kan_linear,
+        nd_loss,
+        normalized_mse,
+        rows,
+        scale_grad,
+        selection_masks,
+        weighted_mse,
+    )
 
-    from kdfast.triton_kernels import divergence, rows
-    from kdfast.triton_kernels.common import element_offset
-
-    @triton.jit
-    def offset_probe(out, sizes, strides):
-        index = tl.arange(0, 8)
-        tl.store(out + index, element_offset(index, sizes, strides))
-
-
-@pytest.fixture(params=["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])
-def device(request, need) -> str:
-    need.backend("triton", request.param)
-    return request.param
+NAN = float("nan")
+TILE = 4
+SIZES = (1, 3, 4, 5, 9)  # below a tile, full, one beyond a tile, one beyond two
 
 
 @pytest.fixture
-def poison(device, monkeypatch):
-    """Every output is filled with NaN before a kernel writes it."""
-    plain, empty_like = divergence.forward_fake, torch.empty_like
-
-    def poisoned(*arguments):
-        return tuple(x.fill_(NAN) for x in plain(*arguments))
-
-    monkeypatch.setattr(divergence, "forward_fake", poisoned)
-    monkeypatch.setattr(torch, "empty_like", lambda x, **k: empty_like(x, **k).fill_(NAN))
+def device(triton_device) -> Iterator[str]:
+    with kdfast.use("triton"):
+        yield triton_device
 
 
-def force_tile(monkeypatch, *tile) -> None:
-    """Every launch takes this tile: rows, lanes, steps, looped."""
-    monkeypatch.setattr(rows, "choose_tile", lambda *_: rows.Tile(*tile, num_warps=4, num_stages=2))
+def among_nans(x: Tensor) -> Tensor:
+    """The same numbers, with NaN before and behind them along every dimension."""
+    wide = torch.full([n + 2 for n in x.shape], NAN, dtype=x.dtype)
+    inner = wide[(slice(1, -1),) * x.dim()]
+    return inner.copy_(x)
 
 
-def awkward_logits(rows: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Float64 rows: far, near, near but shifted, equal; with impossible classes on both sides, and on one."""
-    generator = torch.Generator().manual_seed(seed)
-    student, teacher = 2 * torch.randn(2, rows, classes, generator=generator, dtype=torch.float64)
-    for i, (distance, shift) in enumerate(((None, 0), (1e-2, 0), (1e-4, 3.0), (0.0, 0.0))):
-        if distance is not None:
-            student[i::6] = teacher[i::6] + distance * student[i::6] + shift
-    student[4::6, ::3] = teacher[4::6, ::3] = -INF
-    student[5::6, 1::4] = -INF
-    return student, teacher
+def given(*shape: int, seed: int = 0) -> Tensor:
+    return among_nans(noise(shape, seed=seed))
 
 
-def call(name: str, student: Tensor, teacher: Tensor, mask=None, dim=(1,), reduction=SUM, with_grad=True):
-    op, param = getattr(torch.ops.kdfast_triton, name), oracle.PARAMETER.get(name, 0.0)
-    return op(student, teacher, mask, list(dim), 1.7, 1.7**2, param, reduction, with_grad)
+def flags(*shape: int) -> Tensor:
+    """bool: two of three."""
+    return torch.arange(torch.Size(shape).numel()).remainder(3).ne(1).reshape(shape)
 
 
-def call_backward(name: str, upstream: Tensor, norm, student, teacher, mask, state, dim=(1,)) -> Tensor:
-    op, param = getattr(torch.ops.kdfast_triton, name + "_backward"), oracle.PARAMETER.get(name, 0.0)
-    return op(upstream, norm, student, teacher, mask, state, list(dim), 1.7, 1.7**2, param)
+def shrink(constants, **to):
+    """A module's function that makes a launch's constants, with some of them changed."""
+    return lambda *arguments: constants(*arguments) | to
 
 
-def truth(name: str, student: Tensor, teacher: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Row values and gradients of [rows, classes], with T^2."""
-    s, t = (x.double().cpu().numpy() for x in (student, teacher))
-    value, gradient, _ = oracle.divergence(name, s, t, 1.7, oracle.PARAMETER.get(name, 0.0))
-    return value * 1.7**2, gradient * 1.7**2
+@pytest.mark.parametrize("n", (0, *SIZES))
+def test_scale_grad(device, monkeypatch, n):
+    monkeypatch.setattr(scale_grad, "BLOCK", TILE)
+    wide = torch.full((n + 2, 5), NAN, dtype=torch.float64, device=device)
+    grad = wide[1:-1, 1:4]
+    grad.copy_(noise((n, 3)))
+    expected = grad * -2.5
+    torch.ops.kdfast_triton.scale_grad_(grad, torch.tensor(-2.5, dtype=torch.float64, device=device))
+    assert torch.equal(grad, expected) and wide.isnan().sum() == wide.numel() - 3 * n
 
 
-def assert_near(ours: Tensor, wanted: np.ndarray, tolerance: float) -> None:
-    """Relative to each row; +inf only where it is wanted."""
-    ours, wanted = ours.double().cpu().numpy(), np.asarray(wanted, dtype=np.float64)
-    assert np.array_equal(np.isinf(ours), np.isinf(wanted))
-    ours, wanted = np.where(np.isinf(wanted), 0, ours), np.where(np.isinf(wanted), 0, wanted)
-    size = np.abs(wanted).reshape(len(wanted), -1).max(-1, initial=0)
-    error = np.abs(ours - wanted).reshape(len(wanted), -1).max(-1, initial=0)
-    assert (error <= tolerance * size + 1e-18).all(), (error / np.where(size == 0, 1, size)).max()
+@pytest.mark.parametrize("tile", [(2, 4, 4, False), (1, 2, 2, True), (2, 1, 1, True)], ids=str)
+def test_cross_entropy_kl_div(device, monkeypatch, tile):
+    """Whole rows; one row of many tiles; rows side by side. The gradient goes block by block."""
+    made = rows.Tile(*tile, num_warps=4, num_stages=2)
+    monkeypatch.setattr(rows, "choose_tile", lambda *_: made)
+    monkeypatch.setattr(rows, "choose_gradient_tile", lambda *_: dataclasses.replace(made, looped=False))
+
+    def cases() -> Iterator[Case]:
+        for classes in (4, 5):
+            student, teacher = given(3, classes), given(3, classes, seed=1)
+            target = torch.tensor([classes - 1, -100, 0])
+            yield Case(f"{classes}", (student,), (teacher, target), {"label_smoothing": 0.1})
+        student[1], teacher[1] = NAN, NAN
+        keywords = {"mask": torch.tensor([True, False, True]), "weight": noise((5,), seed=2).abs()}
+        yield Case("a row is dropped", (student,), (teacher, target.clamp(min=1)), keywords)
+
+    check_op(KF.cross_entropy_kl_div, cross_entropy_kl_div_reference, cases(), device)
 
 
-TILES = {
-    "whole rows": (2, 8, 4, False),
-    "one row, many tiles": (1, 4, 2, True),
-    "rows side by side": (4, 1, 1, True),
-}
+def test_nd_loss(device, monkeypatch):
+    monkeypatch.setattr(nd_loss, "BLOCK", TILE)
+
+    def cases() -> Iterator[Case]:
+        for width in SIZES:
+            s, t, means = given(3, width), given(3, width, seed=1), given(2, width, seed=2)
+            yield Case(f"{width}", (s,), (t, means, torch.tensor([0, 1, 1])))
+        s[1], t[1], mask = NAN, NAN, torch.tensor([True, False, True])
+        yield Case("a row is dropped", (s,), (t, means, torch.tensor([0, 1, 1])), {"mask": mask})
+
+    check_op(KF.nd_loss, nd_loss_reference, cases(), device)
 
 
-@pytest.mark.parametrize("tile", TILES.values(), ids=TILES)
-@pytest.mark.parametrize("name", NAMES)
-def test_every_tile_takes_every_row(poison, device, monkeypatch, name, tile):
-    force_tile(monkeypatch, *tile)
-    # The last tile with one class, and full.
-    for classes, dtype, tolerance in ((17, torch.float64, 1e-10), (16, torch.float32, 4e-5)):
-        s, t = (x.to(dtype).to(device) for x in awkward_logits(7, classes))
-        values, gradients = truth(name, s, t)
-        value, _, state, norm = call(name, s, t, reduction=NONE, with_grad=False)
-        assert norm == 1
-        assert_near(value, values, tolerance)
-        ones = torch.ones(7, dtype=dtype, device=device)
-        assert_near(call_backward(name, ones, norm, s, t, None, state), gradients, tolerance)
-        total, grad, state, norm = call(name, s, t)
-        assert norm == 1 and state.shape == (0, 8)
-        assert_near(grad, gradients, tolerance)
-        assert_near(total.reshape(1), values.sum(keepdims=True), tolerance)
+def test_weighted_mse(device, monkeypatch):
+    monkeypatch.setattr(weighted_mse, "POSITIONS", TILE)
+    monkeypatch.setattr(weighted_mse, "CHANNELS", TILE)
+
+    def call(function):
+        return lambda s, a, b, t, gain: function(s, t, position=a, channel=b, gain=gain)
+
+    def cases() -> Iterator[Case]:
+        for positions, channels in ((1, 9), (4, 4), (5, 3), (9, 5)):
+            shape = (2, positions, channels)
+            s, t = given(*shape), given(*shape, seed=1)
+            weights = (noise((2, n), seed=2).abs() for n in (positions, channels, channels))
+            position, channel, gain = weights
+            yield Case(f"{shape}", (s, position, channel), (t, gain))
+
+    check_op(call(KF.weighted_mse), call(weighted_mse_reference), cases(), device)
 
 
-@pytest.mark.parametrize("tile", TILES.values(), ids=TILES)
-@pytest.mark.parametrize("name", ("kl_div", "reverse_kl_div", "js_div"))
-def test_rows_that_do_not_count(poison, device, monkeypatch, name, tile):
-    """Dropped and impossible rows: value and gradient 0, whatever else is in them; norm mends the mean."""
-    force_tile(monkeypatch, *tile)
-    student, teacher = (x.to(device) for x in awkward_logits(7, 13, seed=1))
-    mask = torch.tensor([1, 0, 1, 1, 1, 2, 1], dtype=torch.float64, device=device)
-    mask[5] = 2 if name == "js_div" else 0  # that row's KL is +inf
-    student[1, 7] = NAN
-    student[2] = -INF
-    teacher[2, 3], teacher[3], student[3, 12] = NAN, -INF, INF
-    counted = mask.cpu().numpy() * np.array([1, 0, 0, 0, 1, 1, 1])
-    values, gradients = truth(name, student, teacher)
-    values, gradients = (np.where(counted > 0, x.T, 0).T for x in (values, gradients))
-    value, grad, _, norm = call(name, student, teacher, mask, reduction=MEAN)
-    assert_near(value.reshape(1), (values * counted).sum(keepdims=True) / counted.sum(), 1e-10)
-    assert_near(grad * norm, (gradients.T * counted / counted.sum()).T, 1e-10)
-    assert (grad[counted == 0] == 0).all()
-    rows, _, state, _ = call(name, student, teacher, mask, reduction=NONE, with_grad=False)
-    assert_near(rows, values * counted, 1e-10)
-    value, _, state, norm = call(name, student, teacher, mask, reduction=MEAN, with_grad=False)
-    grad = call_backward(name, torch.ones_like(norm), norm, student, teacher, mask, state)
-    assert_near(grad, (gradients.T * counted / counted.sum()).T, 1e-10)
-    for dropped in (torch.zeros_like(mask), None):
-        if dropped is None:
-            student = torch.full_like(student, -INF)
-        value, grad, _, norm = call(name, student, teacher, dropped, reduction=MEAN)
-        assert value == 0 and (grad == 0).all() and norm.isfinite()
+@pytest.mark.parametrize("center", [False, True])
+def test_normalized_mse(device, monkeypatch, center):
+    monkeypatch.setattr(normalized_mse, "POSITIONS", TILE)
+    monkeypatch.setattr(normalized_mse, "CHANNELS", TILE)
+
+    def cases() -> Iterator[Case]:
+        for positions, channels in ((1, 9), (4, 4), (5, 3), (9, 5)):
+            s, t = given(2, positions, channels), given(2, positions, channels, seed=1)
+            yield Case(f"{positions}x{channels}", (s,), (t,), {"center": center})
+
+    check_op(KF.normalized_mse, normalized_mse_reference, cases(), device)
 
 
-@pytest.mark.parametrize("tile", TILES.values(), ids=TILES)
-def test_not_a_number_is_seen(poison, device, monkeypatch, tile):
-    force_tile(monkeypatch, *tile)
-    for name, (bad, side) in itertools.product(("kl_div", "reverse_kl_div", "js_div"), ((NAN, 0), (INF, 1))):
-        pair = [x.to(device) for x in awkward_logits(3, 13)]
-        pair[side][1, 11] = bad
-        value, grad, _, _ = call(name, *pair, reduction=SUM)
-        rows = call(name, *pair, reduction=NONE, with_grad=False)[0]
-        assert value.isnan() and rows.isnan().tolist() == [False, True, False]
-        assert grad[1].isnan().any() and not grad[::2].isnan().any()
+def test_attention_masks(device, monkeypatch):
+    monkeypatch.setattr(attention_masks, "MOST_CHANNELS", TILE)
+    monkeypatch.setattr(attention_masks, "MOST_MASKS", TILE)
+    plan_of = attention_masks.plan_of
+    small = {"query_tile": 2 * TILE, "key_tile": TILE}
+    monkeypatch.setattr(attention_masks, "plan_of", lambda *x: plan_of(*x)._replace(**small))
+
+    def cases() -> Iterator[Case]:
+        for width, queries, keys, masks in ((4, 8, 5, 1), (5, 9, 4, 5)):
+            q, k = given(2, width, queries), given(2, width, keys, seed=1)
+            v = given(2, masks, keys, seed=2)
+            yield Case(f"{width}, {queries}x{keys}, {masks}", (q, k, v), (), {}, 1e-12)
+        query_mask, key_mask = flags(2, queries), flags(2, keys)
+        q, k = (x.masked_fill(~m.unsqueeze(1), NAN) for x, m in ((q, query_mask), (k, key_mask)))
+        v = v.masked_fill(~key_mask.unsqueeze(1), NAN)
+        masks = {"query_mask": query_mask, "key_mask": key_mask}
+        yield Case("masks", (q, k, v), (), masks, 1e-12)
+
+    check_op(KF.attention_masks, attention_masks_reference, cases(), device)
 
 
-def strided(x: Tensor, kind: str) -> Tensor:
-    """The same numbers at other strides; what lies between them is NaN."""
-    if kind == "channels last":
-        return x.contiguous(memory_format=torch.channels_last)
-    if kind == "sliced":
-        wide = torch.full([2 * n for n in x.shape], NAN, dtype=x.dtype, device=x.device)
-        wide[::2, ::2, ::2, ::2] = x
-        return wide[::2, ::2, ::2, ::2]
-    if kind == "reversed dims":
-        return x.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0)
-    return x
+def test_selection_masks(device, monkeypatch):
+    for constant, size in (("TILE", TILE), ("CHANNELS", TILE), ("PARTS", 2)):
+        monkeypatch.setattr(selection_masks, constant, size)
+    monkeypatch.setattr(selection_masks, "_constants", shrink(selection_masks._constants, MB=TILE))
+
+    def cases() -> Iterator[Case]:
+        for channels, (height, width), masks in ((1, (1, 4), 1), (4, (3, 3), 4), (5, (5, 4), 5)):
+            fused, units = given(2, channels, height, width), given(masks, channels, seed=1)
+            of_channels = noise((masks, 1), seed=2)
+            yield Case(f"{channels}, {height}x{width}", (fused, units, of_channels), (), {}, 1e-12)
+        valid = flags(2, height, width)
+        fused = fused.masked_fill(~valid.unsqueeze(1), NAN)
+        yield Case("valid", (fused, units, of_channels), (), {"valid_mask": valid}, 1e-12)
+
+    check_op(KF.selection_masks, selection_masks_reference, cases(), device)
 
 
-STRIDES = ("plain", "channels last", "sliced", "reversed dims")
+def layers(grid: Tensor) -> Iterator[Case]:
+    """x [samples, 3], coef, scale and base_weight of KAN layers of degree 2."""
+    for samples, out in ((1, 5), (5, 4)):
+        x = given(samples, 3)
+        coef = given(out, 3, grid.numel() - 3, seed=1)
+        scale, base = given(out, 3, seed=2), given(out, 3, seed=3)
+        yield Case(f"{samples}x{out}", (x, coef, scale, base), (), {}, 1e-12)
 
 
-@pytest.mark.parametrize(
-    "kinds", zip(STRIDES, ("plain", "sliced", "reversed dims", "channels last"), strict=True)
-)
-def test_strides_and_dims(poison, device, kinds):
-    generator = torch.Generator().manual_seed(0)
-    plain = [torch.randn(3, 6, 5, 4, generator=generator, dtype=torch.float64) for _ in range(2)]
-    plain = [x.to(device) for x in plain]
-    student, teacher = (strided(x, kind) for x, kind in zip(plain, kinds, strict=True))
-    for dim in ((1,), (3,), (1, 3), (0, 1, 2, 3)):
-        rest = [d for d in range(4) if d not in dim]
-        classes = math.prod(student.shape[d] for d in dim)
-        flat = [x.permute(*rest, *dim).reshape(-1, classes) for x in plain]
-        values, gradients = truth("kl_div", *flat)
-        value, grad, _, _ = call("kl_div", student, teacher, dim=dim)
-        assert grad.stride() == torch.empty_like(student).stride()
-        assert_near(value.reshape(1), values.sum(keepdims=True), 1e-11)
-        ours = grad.permute(*rest, *dim).reshape(flat[0].shape)
-        assert_near(ours, gradients, 1e-11)
-        rows = call("kl_div", student, teacher, dim=dim, reduction=NONE, with_grad=False)[0]
-        assert rows.shape == tuple(student.shape[d] for d in rest)
-        assert_near(rows.reshape(-1), values, 1e-11)
+GRID = torch.linspace(-2, 2, 9, dtype=torch.float64)
 
 
-def test_no_rows_and_no_dims(poison, device):
-    for shape, dim in (((0, 5), (1,)), ((3, 0, 5), (2,)), ((5,), (0,)), ((3, 1), (1,))):
-        x, y = torch.randn(shape, device=device), torch.randn(shape, device=device)
-        for reduction in (MEAN, SUM, BATCHMEAN):
-            value, grad, _, norm = call("js_div", x, y, dim=dim, reduction=reduction)
-            assert value.isfinite() and norm == 1 and grad.shape == x.shape and not grad.isnan().any()
-        state, norm = call("js_div", x, y, dim=dim, reduction=BATCHMEAN, with_grad=False)[2:]
-        assert call_backward("js_div", torch.ones_like(norm), norm, x, y, None, state, dim).shape == x.shape
+def of_layer(function):
+    def call(x, coef, scale, base):
+        return function(x, coef, grid=GRID.to(x.device), degree=2, scale=scale, base_weight=base)
+
+    return call
 
 
-def test_reductions_and_their_bits(poison, device):
-    torch.manual_seed(0)
-    student, teacher = (torch.randn(70, 9, device=device) for _ in range(2))
-    values, _ = truth("tv_dist", student, teacher)
-    for reduction, divisor in ((SUM, 1), (MEAN, 70), (BATCHMEAN, 70)):
-        first, again = (call("tv_dist", student, teacher, reduction=reduction) for _ in range(2))
-        assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
-        assert_near(first[0].reshape(1), values.sum(keepdims=True) / divisor, 3e-7)
+@pytest.mark.parametrize("plan", ["dense", "local"])
+def test_kan_linear(device, monkeypatch, plan):
+    monkeypatch.setattr(kan, "DENSE_UP_TO", dict.fromkeys(kan.DENSE_UP_TO, 99 if plan == "dense" else 0))
+    for constant, size in (("SAMPLES", TILE), ("SPLIT", TILE), ("COLUMNS", 16)):
+        monkeypatch.setattr(kan_linear, constant, size)
+    monkeypatch.setattr(kan_linear, "_constants", shrink(kan_linear._constants, OUT=TILE))
+    check_op(of_layer(KF.kan_linear), of_layer(kan_linear_reference), layers(GRID), device)
 
 
-def test_types_may_differ(poison, device):
-    torch.manual_seed(0)
-    student, teacher = (torch.randn(3, 40, dtype=torch.float64, device=device) for _ in range(2))
-    for s, t in itertools.product((torch.float64, torch.float32, torch.bfloat16, torch.float16), repeat=2):
-        value, grad, _, _ = call("kl_div", student.to(s), teacher.to(t), reduction=SUM)
-        wide = torch.float64 in (s, t)
-        values, gradients = truth("kl_div", student.to(s), teacher.to(t))
-        assert value.dtype == (torch.float64 if wide else torch.float32) and grad.dtype == s
-        assert_near(value.reshape(1), values.sum(keepdims=True), 1e-11 if wide else 1e-6)
-        error = np.linalg.norm(grad.double().cpu().numpy() - gradients) / np.linalg.norm(
-            gradients.astype(float)
-        )
-        assert (
-            error
-            <= {torch.float64: 1e-11, torch.float32: 1e-6, torch.bfloat16: 2.5e-3, torch.float16: 4e-4}[s]
-        )
+def test_kan_edge_stats(device, monkeypatch):
+    for constant in ("SAMPLES", "OUT"):
+        monkeypatch.setattr(kan_edge_stats, constant, TILE)
+    cases = (case for case in layers(GRID) if len(case.inputs[0]) > 1)  # a variance needs two samples
+    check_op(of_layer(KF.kan_edge_stats), of_layer(kan_edge_stats_reference), cases, device)
 
 
-def test_scale_grad(poison, device):
-    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
-        for x in (
-            torch.randn(5, 7, 3, dtype=dtype, device=device),
-            torch.randn((), dtype=dtype, device=device),
-        ):
-            for grad in (x, x.transpose(0, -1) if x.dim() else x, x[..., ::2] if x.dim() else x):
-                before, view = grad.clone(), grad
-                factor = torch.tensor(0.3, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
-                torch.ops.kdfast_triton.scale_grad_(view, factor.to(device))
-                assert torch.equal(view, (before.to(factor.dtype) * factor.to(device)).to(dtype))
-                before = view.clone()
-                torch.ops.kdfast_triton.scale_grad_(view, torch.ones((), device=device))
-                assert torch.equal(view, before)
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.data())
-def test_merged_dims_reach_the_same_elements(need, data):
-    """merge_dims and a row-major walk over what it leaves: the offsets of the original dims, in order."""
-    need.module("triton")
-    sizes = data.draw(st.lists(st.integers(1, 4), min_size=0, max_size=5))
-    choices = [data.draw(st.permutations(range(len(sizes)))) for _ in range(2)]
-    strides = []
-    for order in choices:
-        step, found = data.draw(st.sampled_from((0, 1, 2))), [0] * len(sizes)
-        for d in order:
-            found[d] = step
-            step *= sizes[d] + data.draw(st.sampled_from((0, 0, 0, 1)))
-        strides.append(tuple(found))
-    merged, steps = rows.merge_dims(tuple(sizes), tuple(strides))
-    assert len(merged) <= max(len(sizes), 1)
-    for before, after in zip(strides, steps, strict=True):
-        wanted = [sum(i * s for i, s in zip(index, before, strict=True)) for index in np.ndindex(*sizes)]
-        reached = [sum(i * s for i, s in zip(index, after, strict=True)) for index in np.ndindex(*merged)]
-        assert wanted == reached
-
-
-def test_offsets_have_64_bits(poison, device):
-    out = torch.empty(8, dtype=torch.int64, device=device)
-    offset_probe[(1,)](out, (2, 4), (3 * 2**31, 2**32 + 1))
-    assert out.tolist() == [i // 4 * 3 * 2**31 + i % 4 * (2**32 + 1) for i in range(8)]
-
-
-def test_the_folder_cannot_be_imported_by_itself(need):
-    """OpenAI's Triton has a package of this name: ours is kdfast.triton_kernels, or an error."""
-    need.module("triton")
-    path = Path(__file__).parents[1] / "triton_kernels" / "__init__.py"
-    spec = importlib.util.spec_from_file_location("triton_kernels", path)
-    with pytest.raises(ImportError, match=r"kdfast\.triton_kernels"):
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+@pytest.mark.parametrize("samples", SIZES)
+def test_bspline_basis(device, monkeypatch, samples):
+    """Tiles of 4 points by 8 bases, of which 6 exist."""
+    monkeypatch.setattr(bspline_basis, "NUMBERS", 8 * TILE)
+    x, grid = given(samples, 3).to(device), GRID.to(device)
+    with nan_filled_memory():
+        ours = KF.bspline_basis(x, grid, 2)
+    torch.testing.assert_close(ours, bspline_basis_reference(x, grid, 2), rtol=1e-12, atol=1e-12)

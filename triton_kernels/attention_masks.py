@@ -13,7 +13,7 @@ from .attention_masks_kernels import (
     query_grad_kernel,
     row_sums_kernel,
 )
-from .common import INTERPRETED, NUMBER
+from .common import INTERPRETED, NUMBER, compute_type
 from .launch import launch
 from .library import define
 
@@ -48,7 +48,7 @@ def plan_of(query: Tensor, key: Tensor, value: Tensor, query_mask, key_mask) -> 
     """Half types multiply as they are where all three share one; else float32 (float64 for such queries)."""
     batch, width, queries = query.shape
     keys, masks = key.size(2), value.size(1)
-    compute = torch.float64 if query.dtype == torch.float64 else torch.float32
+    compute = compute_type(query)
     same = query.dtype == key.dtype == value.dtype and query.dtype in (torch.bfloat16, torch.float16)
     # The interpreter's tl.dot multiplies bfloat16's bits as integers.
     operand = compute if INTERPRETED.value or not same else query.dtype
@@ -174,7 +174,7 @@ def attention_masks_backward(
 
 
 def _fake(query, key, value, *_):
-    new = {"dtype": torch.float64 if query.dtype == torch.float64 else torch.float32}
+    new = {"dtype": compute_type(query)}
     batch, queries = query.size(0), query.size(2)
     sizes = ((batch, value.size(1), queries), (batch, key.size(2)), (batch, queries))
     return tuple(query.new_empty(size, **new) for size in sizes)

@@ -92,11 +92,6 @@ def span_of(x, knots, count, DEGREE: tl.constexpr, EXTRAPOLATION: tl.constexpr, 
     return tl.sum(below.to(tl.int32), 1) - 1 - DEGREE
 
 
-def compute_type(x: Tensor) -> torch.dtype:
-    """float64 for float64 x, else float32."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
 def knots_of(grid: Tensor, compute: torch.dtype) -> Tensor:
     """The grid [I, knots] in the compute type, in memory row by row."""
     return grid.to(compute).contiguous()

@@ -4,8 +4,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .bspline import bases_at, compute_type, knots_of
-from .common import NUMBER, rounded
+from .bspline import bases_at, knots_of
+from .common import NUMBER, compute_type, rounded
 from .launch import launch
 from .library import define
 

@@ -12,6 +12,7 @@ import math
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 # Whether kernels run in Triton's interpreter: on the CPU, in numpy.
 INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
@@ -23,6 +24,11 @@ NUMBER = {
     torch.bfloat16: tl.bfloat16,
     torch.float16: tl.float16,
 }
+
+
+def compute_type(*tensors: Tensor) -> torch.dtype:
+    """What a kernel computes in: float64 if one of the tensors is float64, else float32."""
+    return torch.float64 if torch.float64 in [x.dtype for x in tensors] else torch.float32
 
 
 @triton.constexpr_function

@@ -9,13 +9,13 @@ import triton.language as tl
 from torch import Tensor
 
 from . import rows
-from .common import NUMBER
+from .common import NUMBER, compute_type
 from .cross_entropy_kl_div_kernels import (
     STATE,
     cross_entropy_kl_backward_kernel,
     cross_entropy_kl_forward_kernel,
 )
-from .divergence import BATCHMEAN, MEAN, NONE, compute_type
+from .divergence import BATCHMEAN, MEAN, NONE
 from .launch import launch
 from .library import define
 

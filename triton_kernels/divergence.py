@@ -15,13 +15,14 @@ import triton.language as tl
 from torch import Tensor
 
 from . import rows
-from .common import NUMBER
+from .common import NUMBER, compute_type
 from .divergence_kernels import backward_kernel, forward_kernel, total_kernel
 from .launch import launch
 from .library import define
 
 NONE, MEAN, SUM, BATCHMEAN = range(4)
 ROW_STATE = 8
+PARTIALS = 1024  # programs whose sums the last kernel adds at a time
 FORWARD = (
     "{}(Tensor student, Tensor teacher, Tensor? mask, int[] dim, float temperature, float scale, "
     "float param, int reduction, bool with_grad) -> (Tensor value, Tensor grad, Tensor state, Tensor norm)"
@@ -45,11 +46,6 @@ class Divergence:
     formula: Callable
     score: str
     infinite: str
-
-
-def compute_type(student: Tensor, teacher: Tensor) -> torch.dtype:
-    """float64 if a side is float64, else float32."""
-    return torch.float64 if torch.float64 in (student.dtype, teacher.dtype) else torch.float32
 
 
 def common_arguments(member: Divergence, tile: rows.Tile, shape: rows.Geometry, compute: torch.dtype) -> dict:
@@ -126,7 +122,7 @@ def forward(
         scale=1 / batch if reduction == BATCHMEAN else 1.0,
         MEAN=reduction == MEAN,
         WITH_GRAD=with_grad,
-        BLOCK=1024,
+        BLOCK=PARTIALS,
         num_warps=8,
     )
     return value, grad, state, norm

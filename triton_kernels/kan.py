@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .bspline import compute_type, knots_of
+from .bspline import knots_of
+from .common import compute_type
 
 # The most bases of a feature for which the dense plan is taken. A matrix unit does 8 to 16 times the
 # operations of the others, and the local plan needs (G + K) / (K + 1) times fewer, so it wins with many bases

@@ -12,7 +12,7 @@ import torch
 import triton
 from torch import Tensor
 
-from .common import NUMBER
+from .common import NUMBER, compute_type
 from .kan import LAYER, Layer, fake_grads, layer_of, precision, silu, silu_slope, unpacked
 from .kan_edge_kernels import edge_input_kernel, edge_stats_kernel, edge_weight_kernel
 from .launch import launch
@@ -99,7 +99,7 @@ def kan_edge_stats_backward(
 
 
 def _fake(x, coef, *_):
-    compute = torch.float64 if x.dtype == torch.float64 else torch.float32
+    compute = compute_type(x)
     return tuple(x.new_empty(coef.shape[:2], dtype=compute) for _ in range(4))
 
 

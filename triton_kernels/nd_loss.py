@@ -8,10 +8,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import NUMBER, rounded, square_root
+from .common import NUMBER, compute_type, rounded, square_root
 from .launch import launch
 from .library import define
-from .maps import compute_type
+
+BLOCK = 1024  # of a row; a longer one is walked
 
 
 @triton.jit
@@ -122,7 +123,7 @@ def _run(student, teacher, means, target, mask, ignore_index, value, weight, gra
         HAS_VALUE=value is not None,
         HAS_GRAD=grad is not None,
         TYPE=compute,
-        BLOCK=min(1024, triton.next_power_of_2(width)),
+        BLOCK=min(BLOCK, triton.next_power_of_2(width)),
         num_warps=4,
     )
 

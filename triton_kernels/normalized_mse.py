@@ -4,13 +4,13 @@ import torch
 import triton
 from torch import Tensor
 
-from .common import NUMBER
+from .common import NUMBER, compute_type
 from .launch import launch
 from .library import define
-from .maps import compute_type, map_arguments
+from .maps import map_arguments
 from .normalized_mse_kernels import centred_kernel, means_kernel, positions_kernel
 
-BLOCK = 256
+POSITIONS, CHANNELS = 256, 1024  # of a tile
 
 
 def _run(
@@ -36,7 +36,7 @@ def _run(
         *map_arguments(student if grad is None else grad),
     )
     options = {"TYPE": NUMBER[compute], "num_warps": 4}
-    by_position = min(BLOCK, triton.next_power_of_2(max(positions, 1)))
+    by_position = min(POSITIONS, triton.next_power_of_2(max(positions, 1)))
     if center:
         for x, to in ((student, means[0]), (teacher, means[1])):
             launch(
@@ -65,7 +65,7 @@ def _run(
         ),
         CENTER=center,
         HAS_GRAD=grad is not None,
-        CB=min(1024, triton.next_power_of_2(channels)),
+        CB=min(CHANNELS, triton.next_power_of_2(channels)),
         **options,
     )
     if center and grad is not None:

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .attention_tiles import load_tile, product, valid
-from .common import INTERPRETED, NUMBER, rounded
+from .common import INTERPRETED, NUMBER, compute_type, rounded
 from .launch import launch
 from .library import define
 
@@ -138,7 +138,7 @@ def selection_sums_kernel(
 
 
 def _constants(fused: Tensor, valid_mask: Tensor | None, masks: int) -> dict:
-    compute = torch.float64 if fused.dtype == torch.float64 else torch.float32
+    compute = compute_type(fused)
     return {
         "HAS_MASK": valid_mask is not None,
         "TYPE": NUMBER[compute],

@@ -10,10 +10,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import NUMBER, rounded
+from .common import NUMBER, compute_type, rounded
 from .launch import launch
 from .library import define
-from .maps import compute_type, map_arguments
+from .maps import map_arguments
 
 POSITIONS, CHANNELS = 32, 64  # of a tile
 

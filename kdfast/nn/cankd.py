@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import kdfast.functional as KF
 from kdfast.ops import _check
+from kdfast.ops._definition import compute_type
 
 
 class NonLocalFusion(nn.Module):
@@ -101,7 +102,7 @@ class CanKDLoss(nn.modules.loss._Loss):
                 f"student and teacher must have the same shape, got {tuple(student.shape)} and "
                 f"{tuple(teacher.shape)}"
             )
-        compute = torch.float64 if torch.float64 in (student.dtype, teacher.dtype) else torch.float32
+        compute = compute_type(student, teacher)
         with torch.autocast(student.device.type, enabled=False):
             lifted, teacher = (_instance_norm(x.to(compute)) for x in (lifted, teacher.detach()))
             return F.mse_loss(lifted, teacher) / 2

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import kdfast.functional as KF
 from kdfast.ops import _check, _check_features
+from kdfast.ops._definition import compute_type
 
 
 class CooperativeMasks(nn.Module):
@@ -254,5 +255,4 @@ def _product_dtype(student: Tensor, teacher: Tensor) -> torch.dtype:
         and student.dtype in (torch.bfloat16, torch.float16)
     ):
         return student.dtype
-    double = torch.float64 in (student.dtype, teacher.dtype)
-    return torch.float64 if double else torch.float32
+    return compute_type(student, teacher)

@@ -1,4 +1,4 @@
-"""What the definitions of the losses on logits share: rows of classes, and which of them count."""
+"""What the definitions share: the type they compute in, rows of classes, and which of them count."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kdfast.ops import _check
 from kdfast.ops._bspline import check_degree, check_extrapolation, check_points
+from kdfast.ops._definition import compute_type
 from kdfast.ops.bspline_basis import basis_rows
 
 BASES = ("silu",)
@@ -63,11 +64,6 @@ def check_layer(
     code = check_extrapolation(extrapolation)
     rows = x if x.dim() == 2 else x.reshape(-1, features)
     return Layer(rows, coef, knots, degree, scale, base_weight, code)
-
-
-def compute_type(x: Tensor) -> torch.dtype:
-    """float64 for float64 x, else float32."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def weights(coef: Tensor, scale: Tensor | None, compute: torch.dtype) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kdfast import backend
-from kdfast.ops._divergence import compute_type
+from kdfast.ops._definition import compute_type
 from kdfast.ops._fake import register_fake
 from kdfast.ops._function import Function
 from kdfast.ops._once import once_differentiable

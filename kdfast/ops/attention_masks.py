@@ -16,6 +16,7 @@ from torch import Tensor
 from kdfast import backend
 from kdfast.ops import _check, _check_features
 from kdfast.ops._again import made_again
+from kdfast.ops._definition import compute_type
 from kdfast.ops._fake import register_fake
 from kdfast.ops._function import Function
 from kdfast.ops._once import once_differentiable
@@ -48,11 +49,6 @@ def attention_masks_reference(
         logits = torch.where(allowed | ~some, scale * (query.mT @ key), -float("inf"))
         a = torch.where(attends.unsqueeze(2) & some, logits.softmax(2), 0)
         return value @ a.mT, a.sum(1) / attends.sum(1, keepdim=True).clamp(min=1)
-
-
-def compute_type(query: Tensor) -> torch.dtype:
-    """float64 for float64 queries, else float32."""
-    return torch.float64 if query.dtype == torch.float64 else torch.float32
 
 
 def attention_masks(

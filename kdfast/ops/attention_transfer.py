@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from kdfast.ops import _check, _check_features
-from kdfast.ops._divergence import compute_type
+from kdfast.ops._definition import compute_type
 from kdfast.ops.normalized_mse import normalized_mse, normalized_mse_reference
 
 

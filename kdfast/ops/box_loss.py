@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kdfast import backend
 from kdfast.ops import _check, _check_features
-from kdfast.ops._divergence import compute_type, reduce_reference
+from kdfast.ops._definition import compute_type, reduce_rows
 from kdfast.ops._fake import register_fake
 from kdfast.ops._function import Function
 from kdfast.ops._once import once_differentiable
@@ -42,7 +42,7 @@ def box_loss_reference(
     )
     s, t = (torch.where((w != 0).unsqueeze(-1), x, 0.5) for x in (s, t))
     value = l1 * (s - t).abs().mean(-1) + giou * (1 - generalized_iou(s, t))
-    return reduce_reference(value * w, w, reduction, s.size(0) if s.dim() > 1 else 1)
+    return reduce_rows(value * w, w, reduction, s.size(0) if s.dim() > 1 else 1)
 
 
 def generalized_iou(s: Tensor, t: Tensor) -> Tensor:

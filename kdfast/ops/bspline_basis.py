@@ -7,6 +7,7 @@ from torch import Tensor
 
 from kdfast import backend
 from kdfast.ops._bspline import EXTRAPOLATIONS, basis_definition, check_degree, check_knots, check_points
+from kdfast.ops._definition import compute_type
 from kdfast.ops._fake import register_fake
 from kdfast.ops._function import Function
 
@@ -15,7 +16,7 @@ def bspline_basis_reference(
     x: Tensor, grid: Tensor, degree: int, *, derivative: int = 0, extrapolation: str = "zero"
 ) -> Tensor:
     """The definition: Cox and de Boor's recursion with 0/0 = 0, in float32 (float64 for float64 x)."""
-    compute = torch.float64 if x.dtype == torch.float64 else torch.float32
+    compute = compute_type(x)
     knots = grid.detach().to(compute).expand(x.size(-1), grid.size(-1))
     points = x.to(compute).reshape(-1, x.size(-1))
     value = basis_definition(points, knots, degree, derivative, EXTRAPOLATIONS[extrapolation])
@@ -55,7 +56,7 @@ def basis_rows(
     if kernels == "reference":
         if x.device.type == "cpu" and not torch.compiler.is_compiling():  # a graph has no values to check
             check_knots(grid, degree)
-        compute = torch.float64 if x.dtype == torch.float64 else torch.float32
+        compute = compute_type(x)
         return basis_definition(x.to(compute), grid.to(compute), degree, derivative, extrapolation).to(
             x.dtype
         )

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kdfast import backend
 from kdfast.ops import _check, _check_features
-from kdfast.ops._divergence import compute_type
+from kdfast.ops._definition import compute_type
 from kdfast.ops._features import attached_zero
 from kdfast.ops._pairs import register_row_pairs, row_pairs
 

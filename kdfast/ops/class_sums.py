@@ -7,6 +7,7 @@ from torch import Tensor
 
 from kdfast import backend
 from kdfast.ops import _check, _check_features
+from kdfast.ops._definition import compute_type
 from kdfast.ops._fake import register_fake
 
 
@@ -31,7 +32,7 @@ def class_sums_reference(
 
 def _dtype_of_sums(features: Tensor, dtype: torch.dtype | None) -> torch.dtype:
     if dtype is None:
-        return torch.float64 if features.dtype == torch.float64 else torch.float32
+        return compute_type(features)
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
     return dtype

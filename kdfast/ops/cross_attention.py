@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdfast.ops import _check, _check_features
+from kdfast.ops._definition import compute_type
 
 
 def cross_attention_reference(
@@ -87,8 +88,7 @@ def cross_attention(
 
 def _heads(query, key, value, num_heads, query_position, key_position, key_mask):
     """Tokens of heads [B, heads, L, C / heads], float32 (float64 if an input is), positions added."""
-    double = torch.float64 in [x.dtype for x in (query, key, value)]
-    compute = torch.float64 if double else torch.float32
+    compute = compute_type(query, key, value)
 
     def split(x: Tensor, position: Tensor | None) -> Tensor:
         x = x.to(compute)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from kdfast import backend
 from kdfast.ops import _check, _check_features
+from kdfast.ops._definition import compute_type
 from kdfast.ops._fake import register_fake
 from kdfast.ops._features import attached_zero, divide
 from kdfast.ops._function import Function
@@ -22,7 +23,7 @@ SMALLEST, SMALLEST_SQUARE = 1e-18, 1e-20
 
 def dice_diversity_reference(masks: Tensor, *, form: str = "ratio_of_sums") -> Tensor:
     """The definition, over the Gram matrix G = M M^T of a sample's masks, averaged over the batch."""
-    compute = torch.float64 if masks.dtype == torch.float64 else torch.float32
+    compute = compute_type(masks)
     masks = masks.to(compute).flatten(2) if masks.dim() > 2 else masks.to(compute).unsqueeze(-1)
     batch, count, _ = masks.shape
     if batch == 0 or count < 2 or masks.numel() == 0:
@@ -102,7 +103,7 @@ def dice_diversity(masks: Tensor, *, form: str = "ratio_of_sums") -> Tensor:
 
 
 def _fake(masks, pairwise, with_grad):
-    compute = torch.float64 if masks.dtype == torch.float64 else torch.float32
+    compute = compute_type(masks)
     grad = torch.empty_like(masks) if with_grad else masks.new_empty(0, dtype=compute)
     return masks.new_empty((), dtype=compute), grad
 

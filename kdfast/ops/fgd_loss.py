@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kdfast.ops import _check, _check_features
-from kdfast.ops._divergence import compute_type
+from kdfast.ops._definition import compute_type
 from kdfast.ops.box_weights import box_weights_reference, check_boxes, weights_for_loss
 from kdfast.ops.weighted_mse import weighted_mse, weighted_mse_reference
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdfast.ops import _check_features
-from kdfast.ops._divergence import compute_type
+from kdfast.ops._definition import compute_type
 from kdfast.ops._features import attached_zero
 
 LEVELS = (4, 2, 1)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kdfast.ops import _check_features
-from kdfast.ops._divergence import compute_type
+from kdfast.ops._definition import compute_type
 from kdfast.ops._features import attached_zero
 from kdfast.ops.weighted_mse import weighted_mse
 

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdfast import backend
+from kdfast.ops._definition import compute_type
 from kdfast.ops._fake import register_fake
 from kdfast.ops._function import Function
-from kdfast.ops._kan import Layer, check_layer, compute_type, weights
+from kdfast.ops._kan import Layer, check_layer, weights
 from kdfast.ops.bspline_basis import basis_rows, bspline_basis_reference
 from kdfast.ops.kan_linear import fake_grads
 

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdfast import backend
+from kdfast.ops._definition import compute_type
 from kdfast.ops._fake import register_fake
 from kdfast.ops._function import Function
-from kdfast.ops._kan import Layer, check_layer, compute_type, layer_grads, layer_rows, weights
+from kdfast.ops._kan import Layer, check_layer, layer_grads, layer_rows, weights
 from kdfast.ops.bspline_basis import bspline_basis_reference
 
 

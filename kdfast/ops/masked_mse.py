@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kdfast import backend
 from kdfast.ops import _check, _check_features
-from kdfast.ops._divergence import compute_type
+from kdfast.ops._definition import compute_type
 from kdfast.ops._features import attached_zero, divide
 from kdfast.ops.weighted_mse import weighted_mse
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kdfast import backend
 from kdfast.ops import _check, _check_features
-from kdfast.ops._divergence import compute_type, reduce_reference
+from kdfast.ops._definition import compute_type, reduce_rows
 from kdfast.ops._fake import register_fake
 from kdfast.ops._features import divide, safe_norm
 from kdfast.ops._function import Function
@@ -45,7 +45,7 @@ def nd_loss_reference(
     cosine = divide(divide((s * mean).sum(-1), safe_norm(mean)), longer)
     weight = torch.where(counted, weight, 0)
     value = torch.where(counted, 1 - cosine, 0) * weight
-    return reduce_reference(value, weight, reduction, student.size(0))
+    return reduce_rows(value, weight, reduction, student.size(0))
 
 
 class NDLoss(Function):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kdfast import backend
 from kdfast.ops import _check, _check_features
-from kdfast.ops._divergence import compute_type, reduce_reference
+from kdfast.ops._definition import compute_type, reduce_rows
 from kdfast.ops._fake import register_fake
 from kdfast.ops._features import safe_norm
 from kdfast.ops._function import Function
@@ -50,7 +50,7 @@ def normalized_mse_reference(
         )
 
     value = (view(student) - view(teacher.detach())).square().sum(-1)
-    return reduce_reference(value, torch.ones_like(value), reduction, student.size(0))
+    return reduce_rows(value, torch.ones_like(value), reduction, student.size(0))
 
 
 class NormalizedMSE(Function):

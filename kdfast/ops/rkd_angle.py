@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdfast.ops._again import made_again
-from kdfast.ops._divergence import compute_type
+from kdfast.ops._definition import compute_type
 from kdfast.ops._features import attached_zero, divide, safe_norm
 from kdfast.ops.similarity_preserving import check_batches
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kdfast import backend
 from kdfast.ops import _check, _check_features
+from kdfast.ops._definition import compute_type
 from kdfast.ops._fake import register_fake
 from kdfast.ops._features import attached_zero
 from kdfast.ops._function import Function
@@ -31,7 +32,7 @@ def rpn_distill_reference(
     """The definition. d = teacher - student logit: mean of max(d, 0)^2, and of [d > threshold] * |delta
     difference|^2.
     """
-    compute = _compute(student_logits, teacher_logits, student_deltas, teacher_deltas)
+    compute = compute_type(student_logits, teacher_logits, student_deltas, teacher_deltas)
     if student_logits.numel() == 0:
         return attached_zero(student_logits, compute), attached_zero(student_deltas, compute)
     d = teacher_logits.detach().to(compute) - student_logits.to(compute)  # [B, A, h, w]
@@ -39,10 +40,6 @@ def rpn_distill_reference(
     gate = (d.detach() > threshold).unsqueeze(2)
     gated = torch.where(gate, difference.unflatten(1, (d.size(1), 4)), 0)
     return d.clamp(min=0).square().mean(), gated.square().sum(2).mean()
-
-
-def _compute(*tensors: Tensor) -> torch.dtype:
-    return torch.float64 if torch.float64 in [x.dtype for x in tensors] else torch.float32
 
 
 class RpnDistill(Function):
@@ -135,7 +132,7 @@ def rpn_distill(
 
 
 def _fake(student_logits, teacher_logits, student_deltas, teacher_deltas, threshold, with_grad):
-    compute = _compute(student_logits, teacher_logits, student_deltas, teacher_deltas)
+    compute = compute_type(student_logits, teacher_logits, student_deltas, teacher_deltas)
     grads = [
         torch.empty_like(x) if with_grad else x.new_empty(0, dtype=compute)
         for x in (student_logits, student_deltas)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kdfast import backend
 from kdfast.ops import _check, _check_features
+from kdfast.ops._definition import compute_type
 from kdfast.ops._fake import register_fake
 from kdfast.ops._function import Function
 from kdfast.ops._once import once_differentiable
@@ -24,7 +25,7 @@ def selection_masks_reference(
     valid_mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The definition."""
-    compute = _compute_type(fused)
+    compute = compute_type(fused)
     flat = fused.flatten(2).to(compute)  # [B, C, P]
     inside = None if valid_mask is None else valid_mask.flatten(1).unsqueeze(1)
     if inside is not None:  # by selection: what padding holds is harmless
@@ -36,13 +37,9 @@ def selection_masks_reference(
         return spatial.unflatten(2, fused.shape[2:]), _channel_masks(mean, channel_units)
 
 
-def _compute_type(fused: Tensor) -> torch.dtype:
-    return torch.float64 if fused.dtype == torch.float64 else torch.float32
-
-
 def _share(flat: Tensor, valid_mask: Tensor | None) -> Tensor:
     """1 / the number of valid positions of each image [B], in the compute type."""
-    compute = _compute_type(flat)
+    compute = compute_type(flat)
     if valid_mask is None:
         return torch.full((flat.size(0),), 1 / flat.size(2), dtype=compute, device=flat.device)
     return valid_mask.flatten(1).sum(1).clamp(min=1).to(compute).reciprocal()
@@ -103,7 +100,7 @@ def selection_masks(
     with torch.autocast(fused.device.type, enabled=False):
         flat, share = fused.flatten(2), _share(fused.flatten(2), valid_mask)
         valid = None if valid_mask is None else valid_mask.flatten(1).contiguous()
-        units = spatial_units.to(_compute_type(fused)).contiguous()
+        units = spatial_units.to(compute_type(fused)).contiguous()
         spatial, mean = SelectionMasks.apply(flat, units, valid, share, kernels)
         return spatial.unflatten(2, fused.shape[2:]), _channel_masks(mean, channel_units)
 
@@ -139,7 +136,7 @@ def example(generator: torch.Generator) -> tuple[list, dict]:
 
 
 def _fake(fused, units, valid, share):
-    new = {"dtype": _compute_type(fused)}
+    new = {"dtype": compute_type(fused)}
     batch, channels, positions = fused.shape
     spatial = fused.new_empty((batch, units.size(0), positions), **new)
     return spatial, fused.new_empty((batch, channels), **new)

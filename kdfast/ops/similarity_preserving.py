@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kdfast.ops import _check
-from kdfast.ops._divergence import compute_type
+from kdfast.ops._definition import compute_type
 from kdfast.ops.normalized_mse import normalized_mse, normalized_mse_reference
 
 

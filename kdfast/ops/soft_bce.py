@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdfast import backend
-from kdfast.ops._divergence import compute_type
+from kdfast.ops._definition import compute_type
 from kdfast.ops._features import attached_zero
 from kdfast.ops._pairs import register_row_pairs, row_pairs
 from kdfast.ops.class_box_l2 import check_old_classes
