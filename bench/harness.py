@@ -73,7 +73,7 @@ def seconds(step: Callable[[], Any], repeats: int = 1) -> float:
     return (time.perf_counter() - begin) / repeats
 
 
-# glibc's. A large free heap goes back at the next call of free that notices, which would be another provider's.
+# glibc's. Free heap goes back at a later call of free, which would be in another provider's time.
 _give_back = getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)
 
 
