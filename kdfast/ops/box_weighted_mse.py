@@ -7,7 +7,7 @@ attention.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -91,7 +91,8 @@ def box_weighted_mse(
     return weighted_mse(student, teacher, position=weight)[0] / student.size(0)
 
 
-def example(make: Callable[..., Tensor]) -> tuple[list, dict]:
-    """Small arguments, for the self check; make(*size) is N(0, 1)."""
-    boxes = [torch.tensor([[0.4, 0.5, 0.3, 0.6]]), torch.zeros(0, 4)]
-    return [make(2, 16, 5), make(2, 16, 5), boxes, [(3, 4), (2, 2)]], {"alpha": 0.5, "beta": 0.1}
+def example(generator: torch.Generator) -> tuple[list, dict]:
+    """Small arguments, for the self check."""
+    boxes = [torch.tensor([[0.4, 0.5, 0.5, 0.4]]), torch.tensor([[0.3, 0.3, 0.2, 0.2], [0.6, 0.7, 0.5, 0.4]])]
+    make = lambda *size: torch.randn(size, generator=generator)  # noqa: E731
+    return [make(2, 20, 3), make(2, 20, 3), boxes, [(4, 4), (2, 2)]], {"alpha": 1.0, "beta": 1.0}

@@ -8,7 +8,7 @@ level and image).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -174,12 +174,6 @@ def check_boxes(boxes: object, shapes: object) -> int:
 def _fake(boxes, counts, shapes, alpha, beta, mask, wide):
     tokens = sum(h * w for h, w in zip(shapes[::2], shapes[1::2], strict=True))
     return boxes.new_empty((len(counts), tokens), dtype=torch.float64 if wide else torch.float32)
-
-
-def example(make: Callable[..., Tensor]) -> tuple[list, dict]:
-    """Small arguments, for the self check; make(*size) is N(0, 1)."""
-    boxes = [torch.tensor([[0.4, 0.5, 0.3, 0.6]]), make(2, 4).sigmoid()]
-    return [boxes, [(3, 4), (2, 2)]], {}
 
 
 register_fake("box_weights", _fake)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -91,9 +89,10 @@ def _fake(features, target, num_classes, ignore_index, wide):
     return sums, target.new_empty(num_classes)
 
 
-def example(make: Callable[..., Tensor]) -> tuple[list, dict]:
-    """Small arguments, for the self check; make(*size) is N(0, 1)."""
-    return [make(7, 5), torch.arange(7) % 3, 3], {}
-
-
 register_fake("class_sums", _fake)
+
+
+def example(generator: torch.Generator) -> tuple[list, dict]:
+    """Small arguments, for the self check."""
+    target = torch.randint(0, 4, (5,), generator=generator)
+    return [torch.randn(5, 7, generator=generator), target, 4], {}

@@ -5,7 +5,7 @@ Yang et al., "Focal and Global Knowledge Distillation for Detectors", CVPR 2022,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -102,7 +102,8 @@ def fgd_loss(
     return _loss(weighted_mse, student, teacher, weight, temperature, gamma)
 
 
-def example(make: Callable[..., Tensor]) -> tuple[list, dict]:
-    """Small arguments, for the self check; make(*size) is N(0, 1)."""
-    boxes = [torch.tensor([[0.4, 0.5, 0.3, 0.6]]), torch.zeros(0, 4)]
-    return [make(2, 5, 4, 6), make(2, 5, 4, 6), boxes], {}
+def example(generator: torch.Generator) -> tuple[list, dict]:
+    """Small arguments, for the self check."""
+    boxes = [torch.tensor([[0.4, 0.5, 0.5, 0.4]]), torch.tensor([[0.3, 0.3, 0.2, 0.2], [0.6, 0.7, 0.5, 0.4]])]
+    make = lambda *size: torch.randn(size, generator=generator)  # noqa: E731
+    return [make(2, 6, 8, 8), make(2, 6, 8, 8), boxes], {"alpha": 1.0, "beta": 0.5, "gamma": 1.0}

@@ -6,8 +6,6 @@ over the input's spread, KAN-L1 the mean of |phi|.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -133,11 +131,6 @@ class _EdgeStatsBackward(Function):
         )
 
 
-def example(make: Callable[..., Tensor]) -> tuple[list, dict]:
-    """Small arguments, for the self check; make(*size) is N(0, 1)."""
-    return [make(9, 3), make(4, 3, 5)], {"grid": torch.linspace(-2, 2, 9), "base_weight": make(4, 3)}
-
-
 # ---- Fake kernels
 
 
@@ -153,3 +146,10 @@ def _fake_backward(
 
 register_fake("kan_edge_stats", _fake)
 register_fake("kan_edge_stats_backward", _fake_backward)
+
+
+def example(generator: torch.Generator) -> tuple[list, dict]:
+    """Small arguments, for the self check."""
+    make = lambda *size: torch.randn(size, generator=generator)  # noqa: E731
+    keywords = {"grid": torch.linspace(-2, 2, 9), "scale": make(4, 3), "base_weight": make(4, 3)}
+    return [make(6, 3), make(4, 3, 5)], keywords

@@ -3,8 +3,6 @@ over inputs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -171,11 +169,6 @@ def layer_grad_mask(wanted: int, has_scale: bool, has_base: bool) -> tuple[bool,
     return bool(wanted & 1), weights_wanted, weights_wanted and has_scale, weights_wanted and has_base
 
 
-def example(make: Callable[..., Tensor]) -> tuple[list, dict]:
-    """Small arguments, for the self check; make(*size) is N(0, 1)."""
-    return [make(9, 3), make(4, 3, 5)], {"grid": torch.linspace(-2, 2, 9), "base_weight": make(4, 3)}
-
-
 # ---- Fake kernels
 
 
@@ -197,3 +190,10 @@ def _fake_backward(grad, x, coef, grid, degree, scale, base_weight, extrapolatio
 
 register_fake("kan_linear", _fake)
 register_fake("kan_linear_backward", _fake_backward)
+
+
+def example(generator: torch.Generator) -> tuple[list, dict]:
+    """Small arguments, for the self check."""
+    make = lambda *size: torch.randn(size, generator=generator)  # noqa: E731
+    keywords = {"grid": torch.linspace(-2, 2, 9), "scale": make(4, 3), "base_weight": make(4, 3)}
+    return [make(6, 3), make(4, 3, 5)], keywords

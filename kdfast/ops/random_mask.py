@@ -9,8 +9,6 @@ drawn on the host.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -125,9 +123,10 @@ def check_ratio(ratio: object) -> float:
     return value
 
 
-def example(make: Callable[..., Tensor]) -> tuple[list, dict]:
-    """Small arguments, for the self check; make(*size) is N(0, 1)."""
-    return [make(2, 3, 8, 8), 0.5], {"state": torch.tensor([3, 5])}
-
-
 register_fake("random_mask", lambda x, state, threshold, over_channels: torch.empty_like(x))
+
+
+def example(generator: torch.Generator) -> tuple[list, dict]:
+    """Small arguments, for the self check."""
+    state = torch.tensor([3, 5])
+    return [torch.randn(2, 4, 6, generator=generator)], {"ratio": 0.5, "over": "channels", "state": state}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -19,6 +17,7 @@ from kdfast.ops._definition import (
     reduce_rows,
     row_weight,
 )
+from kdfast.ops._divergence import of_shards
 from kdfast.ops._index import checked
 from kdfast.ops._row_loss import register_fakes, row_loss
 
@@ -110,6 +109,11 @@ def topk_kl_div(
     Raises TypeError, ValueError or RuntimeError for bad input, before anything runs; on the CPU, ValueError
     for an index that is no class.
     """
+    if hasattr(student, "device_mesh"):
+        return of_shards(
+            "topk_kl_div", student, teacher_log_probs, teacher_indices,
+            temperature=temperature, tail=tail, mask=mask, scale_t2=scale_t2, reduction=reduction,
+        )  # fmt: skip
     _check.logits("student", student)
     _check.floating("teacher_log_probs", teacher_log_probs)
     _check_sparse(student, teacher_log_probs)
@@ -159,7 +163,7 @@ def _check_sparse(student: Tensor, log_probs: Tensor) -> None:
 register_fakes("topk_kl_div")
 
 
-def example(make: Callable[..., Tensor]) -> tuple[list, dict]:
-    """Small arguments, for the self check; make(*size) is N(0, 1)."""
-    top = make(5, 33).log_softmax(-1).topk(4)
-    return [make(5, 33), top.values, top.indices], {}
+def example(generator: torch.Generator) -> tuple[list, dict]:
+    """Small arguments, for the self check."""
+    student, teacher = (torch.randn(5, 33, generator=generator) for _ in range(2))
+    return [student, *teacher.log_softmax(-1).topk(4)], {}

@@ -4,8 +4,6 @@ background.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -76,6 +74,7 @@ def unbiased_cross_entropy(
 register_fakes("unbiased_cross_entropy")
 
 
-def example(make: Callable[..., Tensor]) -> tuple[list, dict]:
-    """Small arguments, for the self check; make(*size) is N(0, 1)."""
-    return [make(5, 7), torch.arange(5)], {"num_old": 3}
+def example(generator: torch.Generator) -> tuple[list, dict]:
+    """Small arguments, for the self check."""
+    target = torch.randint(0, 9, (2, 5), generator=generator)
+    return [torch.randn(2, 5, 9, generator=generator), target], {"num_old": 2}

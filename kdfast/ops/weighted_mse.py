@@ -10,8 +10,6 @@ gradient.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -161,11 +159,6 @@ def weighted_mse(
     return by_position, by_channel
 
 
-def example(make: Callable[..., Tensor]) -> tuple[list, dict]:
-    """Small arguments, for the self check; make(*size) is N(0, 1)."""
-    return [make(2, 5, 4), make(2, 5, 4)], {"position": make(2, 5).abs(), "channel": make(2, 4).abs()}
-
-
 # ---- Fake kernels ----------------------------------------------------------------------------------------
 
 
@@ -181,3 +174,9 @@ def _fake(student, teacher, position, channel, gain, with_grad):
 register_fake("weighted_mse", _fake)
 register_fake("weighted_mse_backward", lambda u, w, student, *_: torch.empty_like(student))
 register_fake("weighted_mse_redo_", lambda *_: None)
+
+
+def example(generator: torch.Generator) -> tuple[list, dict]:
+    """Small arguments, for the self check."""
+    make = lambda *size: torch.randn(size, generator=generator)  # noqa: E731
+    return [make(2, 8, 6), make(2, 8, 6)], {"position": make(2, 8).sigmoid(), "channel": make(2, 6).sigmoid()}
