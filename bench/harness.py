@@ -4,13 +4,15 @@ A Case has providers: functions that do one training step's worth of an op (forw
 runs them all, one after the other, so that a machine that slows down slows all of them; kdfast itself is what
 pytest-benchmark times, the others are timed in each round's setup. What counts is the median over ROUNDS
 rounds of the ratio within a round, of the best of RUNS runs; both are fewer where they would take longer than
-PATIENCE seconds. A step of less than SHORT seconds is repeated until it has taken that long, as in a training
-loop. Before anything is timed, every provider's gradient is compared with float64: a wrong one is shown as
-wrong.
+PATIENCE seconds. Every provider is timed as in its own training loop: what the one before it left in the heap
+goes back to the system first, a few steps that are not timed follow, and a step of less than SHORT seconds is
+repeated until it has taken that long. Before anything is timed, every provider's gradient is compared with
+float64: a wrong one is shown as wrong.
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import statistics
@@ -28,6 +30,8 @@ ROUNDS, RUNS = 15, 3
 FEWEST = 5  # rounds
 PATIENCE = 30.0
 SHORT = 2e-3
+SETTLED = 20e-3  # seconds of steps before the timed ones; at least one, at most SETTLING
+SETTLING = 3
 WRONG = 0.05
 RECORDS: list[dict[str, Any]] = []
 
@@ -67,6 +71,21 @@ def seconds(step: Callable[[], Any], repeats: int = 1) -> float:
         step()
     synchronize()
     return (time.perf_counter() - begin) / repeats
+
+
+# glibc's. Free heap goes back at a later call of free, which would be in another provider's time.
+_give_back = getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)
+
+
+def settle(step: Callable[[], Any], number: int) -> None:
+    """A few steps, after which memory and caches are as in a loop that has been running for a while."""
+    _give_back(0)
+    begin = time.perf_counter()
+    for _ in range(SETTLING * number):
+        step()
+        synchronize()
+        if time.perf_counter() - begin > SETTLED:
+            break
 
 
 def step_seconds(step: Callable[[], Any]) -> float:
@@ -141,7 +160,9 @@ def _run(
 
     def setup() -> None:
         for other in others:
+            settle(other.step, number[other.name])
             times[other.name].append(seconds(other.step, number[other.name]))
+        settle(ours.step, number[ours.name])
 
     def step() -> None:
         times[ours.name].append(seconds(ours.step, number[ours.name]))
@@ -163,7 +184,7 @@ def compare(case: Case, benchmark: Any = None) -> dict[str, Any]:
     assert ours is case.providers[0], facts[case.providers[0].name][1]
     takes = {provider.name: step_seconds(provider.step) for provider in usable}
     number = {name: max(1, int(SHORT / one)) for name, one in takes.items()}
-    rounds, times = plan(sum(max(SHORT, one) for one in takes.values()))
+    rounds, times = plan(2 * sum(max(SHORT, one) for one in takes.values()))  # to settle, to be timed
     runs = [_run(benchmark if i == 0 else None, ours, others, number, rounds) for i in range(times)]
     best = min(runs, key=lambda times: statistics.median(times[ours.name]))
     rate = case.minimum_bytes / statistics.median(best[ours.name])

@@ -45,7 +45,7 @@ static std::tuple<Tensor, Tensor, Tensor> nd_loss(const Tensor& student, const T
       nd_loss_args(student, teacher, means, target, mask, ignore_index, with_grad ? &grad : nullptr);
   Tensor row_value = fresh(student, {rows}, type), row_weight = fresh(student, {rows}, type);
   Tensor loss = how == Reduction::kNone ? row_value : fresh(student, {}, type);
-  Tensor norm = fresh(student, {}, type), mask_sum = fresh(student, {1}, type);
+  Tensor norm = fresh(student, {}, type), mask_sum;
 
   ReduceRowsArgs reduce = {};
   reduce.rows = rows;
@@ -58,6 +58,7 @@ static std::tuple<Tensor, Tensor, Tensor> nd_loss(const Tensor& student, const T
   reduce.norm = norm.data_ptr();
   reduce.presumed_count = 1;
   if (with_grad && mean && mask.has_value()) {
+    mask_sum = fresh(student, {1}, type);
     sum_mask(*mask, mask_sum);
     reduce.presumed = args.presumed = mask_sum.data_ptr();
   } else if (with_grad && (mean || how == Reduction::kBatchMean)) {

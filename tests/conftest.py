@@ -16,6 +16,13 @@ from kdfast import backend
 
 ROOT = Path(__file__).resolve().parents[1]
 
+if os.environ.get("CI") and importlib.util.find_spec("hypothesis"):
+    # Where a change is judged, tests draw the same examples every time; elsewhere they look for new ones.
+    from hypothesis import settings
+
+    settings.register_profile("judged", derandomize=True)
+    settings.load_profile("judged")
+
 
 class Need:
     """What a test cannot do without. Where it is missing the test is skipped, and the reason printed."""

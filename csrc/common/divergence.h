@@ -95,7 +95,7 @@ KD_FN N excess(N r) {
 // +-inf stands for a class that is impossible on one side: see the formulas.
 template <class N>
 KD_FN N bregman(N weight, N u, N change) {
-  return select(magnitude(u) <= fill<N>(0.5), weight * phi_series(u), change - weight * u);
+  return select(u * u <= fill<N>(0.25), weight * phi_series(u), change - weight * u);
 }
 
 }  // namespace

@@ -61,8 +61,7 @@ ForwardResult divergence_forward(const K& kernels, const Tensor& student, const 
       fresh(student, scalar ? std::vector<int64_t>{rows} : row_sizes(student, options.dim), type);
   Tensor row_weight = fresh(student, {scalar ? rows : 0}, type);
   Tensor state = fresh(student, {with_grad ? 0 : rows, kRowState}, type);
-  Tensor loss = scalar ? fresh(student, {}, type) : row_value, norm = fresh(student, {}, type);
-  Tensor mask_sum = fresh(student, {1}, type);
+  Tensor loss = scalar ? fresh(student, {}, type) : row_value, norm = fresh(student, {}, type), mask_sum;
 
   ReduceRowsArgs reduce = {};
   reduce.rows = rows;
@@ -75,6 +74,7 @@ ForwardResult divergence_forward(const K& kernels, const Tensor& student, const 
   reduce.norm = norm.data_ptr();
   reduce.presumed_count = 1;
   if (with_grad && mean && mask.has_value()) {
+    mask_sum = fresh(student, {1}, type);
     sum_mask(*mask, mask_sum);
     reduce.presumed = args.mask_sum = mask_sum.data_ptr();
   } else if (with_grad && scalar && reduction != Reduction::kSum) {

@@ -8,10 +8,12 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <optional>
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "level.h"
@@ -111,27 +113,55 @@ inline RowShape view_rows(const std::vector<const Tensor*>& tensors, const std::
 // ---- Outputs
 // -----------------------------------------------------------------------------------------------------------
 
-// The same tensor in a block that was touched before, where it is large and on the CPU.
-inline Tensor warm(Tensor out) {
+// Uninitialised memory of a known layout; large and on the CPU, in a block that was touched before. Made
+// through C's own entry, since finding an operator by its name takes as long as a small kernel.
+inline Tensor fresh_strided(torch::headeronly::IntHeaderOnlyArrayRef size,
+                            torch::headeronly::IntHeaderOnlyArrayRef stride, ScalarType dtype,
+                            int64_t element_bytes, const Tensor& like) {
 #ifdef KD_DEVICE_CPU
-  const int64_t bytes = out.numel() * static_cast<int64_t>(out.element_size());
-  if (bytes < kSmallestWarm) return out;
-  void* block = take_block(bytes);
-  if (block == nullptr) {
-    ask_for_huge_pages(out.data_ptr(), bytes);
-    return out;
-  }
-  return torch::stable::from_blob(block, out.sizes(), out.strides(), out.device(), out.scalar_type(),
-                                  [bytes](void* data) { give_block(data, bytes); });
-#else
-  return out;
+  int64_t bytes = element_bytes;
+  for (const int64_t n : size) bytes *= n;
+  if (void* block = take_block(bytes))
+    return torch::stable::from_blob(block, size, stride, like.device(), dtype,
+                                    [bytes](void* data) { give_block(data, bytes); });
 #endif
+  AtenTensorHandle handle = nullptr;
+  const auto code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
+  const auto device = torch::stable::detail::to<int32_t>(torch::stable::detail::from(like.device().type()));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(size.size()), size.data(),
+                                                  stride.data(), code, device, like.get_device_index(),
+                                                  &handle));
+  Tensor out(handle);
+#ifdef KD_DEVICE_CPU
+  ask_for_huge_pages(out.data_ptr(), bytes);
+#endif
+  return out;
 }
 
-inline Tensor fresh_like(const Tensor& x) { return warm(torch::stable::empty_like(x)); }
+// Whether x fills its memory without gaps or overlaps, so that it may be walked as one run of numbers.
+inline bool is_dense(const Tensor& x) {
+  std::vector<std::pair<int64_t, int64_t>> dims;  // stride, size
+  for (int64_t d = 0; d < x.dim(); ++d)
+    if (x.size(d) != 1) dims.emplace_back(x.stride(d), x.size(d));
+  std::sort(dims.begin(), dims.end());
+  int64_t numbers = 1;
+  for (const auto& [stride, size] : dims) {
+    if (stride != numbers) return false;
+    numbers *= size;
+  }
+  return true;
+}
+
+// As torch.empty_like has it.
+inline Tensor fresh_like(const Tensor& x) {
+  if (!is_dense(x)) return torch::stable::empty_like(x);
+  return fresh_strided(x.sizes(), x.strides(), x.scalar_type(), static_cast<int64_t>(x.element_size()), x);
+}
 
 inline Tensor fresh(const Tensor& like, const std::vector<int64_t>& size, DType dtype) {
-  return warm(torch::stable::new_empty(like, {size.data(), size.size()}, scalar_type(dtype)));
+  std::vector<int64_t> stride(size.size(), 1);
+  for (size_t d = size.size(); d-- > 1;) stride[d - 1] = stride[d] * (size[d] > 1 ? size[d] : 1);
+  return fresh_strided(size, stride, scalar_type(dtype), dtype == DType::kFloat64 ? 8 : 4, like);
 }
 
 // ---- Launch

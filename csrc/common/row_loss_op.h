@@ -91,10 +91,11 @@ RowLossResult row_loss_forward(const K& kernels, int outputs, int state_numbers,
   Tensor grad = with_grad ? fresh_like(student) : fresh(student, {0}, type);
   RowLossArgs args = row_loss_args(in, with_grad ? &grad : nullptr, index_name);
   const int64_t rows = args.shape.rows;
-  Tensor mask_sum = fresh(student, {1}, type), state = fresh(student, {rows, state_numbers}, type);
+  Tensor mask_sum, state = fresh(student, {rows, state_numbers}, type);
   if (state_numbers > 0) args.state = state.data_ptr();
   double presumed = 1;
   if (with_grad && mean && in.mask.has_value()) {
+    mask_sum = fresh(student, {1}, type);
     sum_mask(*in.mask, mask_sum);
     args.mask_sum = mask_sum.data_ptr();
   } else if (with_grad && scalar && reduction != Reduction::kSum) {

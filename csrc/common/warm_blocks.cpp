@@ -92,7 +92,7 @@ void ask_for_huge_pages(void* data, int64_t bytes) {
 }
 
 void* take_block(int64_t bytes) {
-  if (limit() == 0) return nullptr;
+  if (bytes < kSmallestWarm || limit() == 0) return nullptr;
   const int64_t size = rounded(bytes);
   if (void* block = take_idle(size)) return block;
   const int64_t alignment = size < 2 * kHugePage ? 4096 : kHugePage;

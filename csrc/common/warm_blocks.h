@@ -11,7 +11,8 @@ namespace kd {
 
 constexpr int64_t kSmallestWarm = 256 << 10;  // malloc keeps smaller ones warm by itself
 
-// A block of at least `bytes`, contents undefined; nullptr where there is none to be had, or the limit is 0.
+// A block of at least `bytes`, contents undefined; nullptr for less than kSmallestWarm, where there is none
+// to be had, or if the limit is 0.
 void* take_block(int64_t bytes);
 
 // Keeps the block, unless more than the limit (KDFAST_CPU_CACHE_MB, 512) would then lie idle: the longest

@@ -56,13 +56,5 @@ struct Tile {
   }
 };
 
-// The sum of a vector's lanes, in a fixed order.
-template <class V>
-KD_FN ScalarOf<V> sum_of_lanes(V v) {
-  ScalarOf<V> sum = 0;
-  for (int l = 0; l < Number<V>::kLanes; ++l) sum += v[l];
-  return sum;
-}
-
 }  // namespace
 }  // namespace kd

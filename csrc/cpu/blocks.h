@@ -3,8 +3,8 @@
 // Two layouts. Lanes are classes: a vector holds neighbouring classes of one row, and lanes merge at the
 // row's end. Lanes are rows: a vector holds one class of neighbouring rows (images with dim=1, or few
 // classes), and nothing merges. Both give the same blocks to the same loops (fold.h); a block that is not
-// already plain numbers side by side is copied into a buffer, converted, and padded with -inf, which is a
-// class that cannot occur and so adds nothing.
+// already plain numbers side by side is copied into a buffer and converted. What is missing of a last vector
+// is -inf, a class that cannot occur and so adds nothing.
 #pragma once
 
 #include "../common/convert.h"
@@ -19,18 +19,32 @@ constexpr int64_t kTileClasses = 32;  // classes of a block of a tile
 constexpr int64_t kFewClasses = 48;   // up to here lanes are rows even if classes lie side by side
 constexpr int64_t kBuffer = kTileRows * kTileClasses;
 
-// Vectors of classes, `step` numbers apart.
+// Vectors of classes, `step` numbers apart: `whole` of them, and `last` where the row cuts the next one
+// short.
 template <class A>
 struct Block {
+  using V = typename VectorOf<A>::Type;
   const A* data;
-  int64_t step;
+  int64_t step, whole;
+  V last;
+
+  KD_FN V at(int64_t i) const { return i < whole ? load<V>(data + i * step) : last; }
+  KD_FN Block from(int64_t numbers) const { return {data + numbers, step, whole, last}; }
 };
 
-// Where vectors of a gradient are to be written, `step` numbers apart.
+// Where vectors of a gradient are to be written, `step` numbers apart: `whole` of them, and `left` numbers of
+// the next.
 template <class A>
 struct GradBlock {
+  using V = typename VectorOf<A>::Type;
   A* data;
-  int64_t step;
+  int64_t step, whole, left;
+
+  KD_FN void put(int64_t i, V v) const {
+    if (i < whole) return store(data + i * step, v);
+    store_some(data + i * step, left, v);
+  }
+  KD_FN GradBlock from(int64_t numbers) const { return {data + numbers, step, whole, left}; }
 };
 
 inline bool lanes_are_rows(const DivergenceArgs& args, int64_t lanes) {
@@ -49,18 +63,19 @@ inline int64_t tiles_of_last_dim(const RowShape& shape) {
 // How the rows' blocks are brought in.
 template <class A>
 struct Blocks {
-  static constexpr int64_t kLanes = Number<typename VectorOf<A>::Type>::kLanes;
+  using V = typename VectorOf<A>::Type;
+  static constexpr int64_t kLanes = Number<V>::kLanes;
 
   const DivergenceArgs& args;
 
   // n classes of one row from `first` on.
   KD_FN Block<A> classes(const RowView& view, int64_t row_at, int64_t first, int64_t n, A* buffer) const {
-    const int64_t at = row_at + first * view.class_stride;
-    if (view.dtype == dtype_of<A>() && view.class_stride == 1 && n % kLanes == 0)
-      return {static_cast<const A*>(view.data) + at, kLanes};
-    read(view.data, view.dtype, at, view.class_stride, n, buffer);
-    for (int64_t i = n; i % kLanes != 0; ++i) buffer[i] = -__builtin_huge_val();
-    return {buffer, kLanes};
+    const int64_t at = row_at + first * view.class_stride, left = n % kLanes;
+    const bool plain = view.dtype == dtype_of<A>() && view.class_stride == 1;
+    const A* data = plain ? static_cast<const A*>(view.data) + at : buffer;
+    if (!plain) read(view.data, view.dtype, at, view.class_stride, n, buffer);
+    const V none = minus_infinity<V>();
+    return {data, kLanes, n / kLanes, left == 0 ? none : load_some<V>(data + n - left, left, none[0])};
   }
 
   // Brings numbers that are about to be read (0) or written (1) nearer: tiles are short runs far apart, which
@@ -85,7 +100,7 @@ struct Blocks {
       read(view.data, view.dtype, at + c * view.class_stride, stride, rows, buffer + c * kTileRows);
       for (int64_t r = rows; r % kLanes != 0; ++r) buffer[c * kTileRows + r] = -__builtin_huge_val();
     }
-    return {buffer, kTileRows};
+    return {buffer, kTileRows, n, minus_infinity<V>()};
   }
 };
 

@@ -41,14 +41,12 @@ class Classes {
   template <bool cut>
   KD_FN V at(const A* numbers, int64_t i, double rest = 0) const {
     if constexpr (!cut) return load<V>(numbers + i);
-    V v = fill<V>(rest);
-    for (int64_t l = 0; i + l < n_; ++l) v[l] = numbers[i + l];
-    return v;
+    return load_some<V>(numbers + i, n_ - i, static_cast<A>(rest));
   }
   template <bool cut>
   KD_FN void put(A* numbers, int64_t i, V v) const {
     if constexpr (!cut) return store(numbers + i, v);
-    for (int64_t l = 0; i + l < n_; ++l) numbers[i + l] = v[l];
+    store_some(numbers + i, n_ - i, v);
   }
 
   static KD_FN bool side_by_side(const RowView& view) {

@@ -86,8 +86,8 @@ class DiceDiversity {
         store(column_ + i, before + here);
       }
     }
-    sums_[0] += 2 * static_cast<double>(total_of_lanes(cross));
-    sums_[1] += total_of_lanes(square);
+    sums_[0] += 2 * static_cast<double>(sum_of_lanes(cross));
+    sums_[1] += sum_of_lanes(square);
   }
 
   double weigh_columns() {
@@ -141,7 +141,7 @@ class DiceDiversity {
   static KD_FN double dot(const A* x, const A* y, int64_t n) {
     V sum = fill<V>(0);
     for (int64_t i = 0; i < n; i += kLanes) sum += load<V>(x + i) * load<V>(y + i);
-    return total_of_lanes(sum);
+    return sum_of_lanes(sum);
   }
 
   double weigh_pairs() {

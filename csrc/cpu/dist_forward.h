@@ -80,7 +80,7 @@ class DistForward {
     classes_.each([&](int64_t i, auto v) {
       most = larger(classes_.template at<decltype(v)::kCut>(x, i, kNone), most);
     });
-    max = reference(over_lanes(most, [](A a, A b) { return larger(a, b); }));
+    max = reference(largest_lane(most));
     const V maxima = fill<V>(max);
     classes_.each([&](int64_t i, auto v) {
       const V logits = classes_.template at<decltype(v)::kCut>(x, i, kNone);
@@ -88,7 +88,7 @@ class DistForward {
       store(to + i, e);
       sum += e;
     });
-    const A total = sum_over_lanes(sum);
+    const A total = sum_of_lanes(sum);
     inverse = fill<V>(A(1) / total);
     return total != A(0);
   }
@@ -104,8 +104,7 @@ class DistForward {
         for (int64_t l = classes_.count() - i; l < Number<V>::kLanes; ++l) a[l] = b[l] = 0;
       add(m, a, b);
     });
-    const Moments<A> whole = {sum_over_lanes(m.aa), sum_over_lanes(m.bb), sum_over_lanes(m.ab),
-                              sum_over_lanes(m.dd)};
+    const Moments<A> whole = {sum_of_lanes(m.aa), sum_of_lanes(m.bb), sum_of_lanes(m.ab), sum_of_lanes(m.dd)};
     return correlation(whole, static_cast<A>(classes_.count()), static_cast<A>(mean), static_cast<A>(mean));
   }
 

@@ -142,7 +142,7 @@ class DistGradient {
       store(q_ + i, q);
       store(g_ + i, g);
     });
-    return sum_over_lanes(dot);
+    return sum_of_lanes(dot);
   }
 
   const DistLossArgs& args_;

@@ -9,9 +9,12 @@ namespace {
 // One row's lanes of classes, which share their maxima, merged into every lane.
 template <class V>
 KD_FN Statistics<V> merge_lanes(const Statistics<V>& part) {
-  return {part.student_max,          sum_of_lanes(part.student_sum),
-          part.teacher_max,          sum_of_lanes(part.teacher_sum),
-          sum_of_lanes(part.excess), largest_lane(part.distance)};
+  return {part.student_max,
+          fill<V>(sum_of_lanes(part.student_sum)),
+          part.teacher_max,
+          fill<V>(sum_of_lanes(part.teacher_sum)),
+          fill<V>(sum_of_lanes(part.excess)),
+          fill<V>(largest_lane(part.distance))};
 }
 
 template <class F, class A>
@@ -96,11 +99,7 @@ class Drive {
   template <class Body>
   KD_FN void in_regime(int64_t g, bool gathered, Body body) {
     const Row<V>& row = rows_.state[g];
-    bool near = false, far = false;
-    for (int l = 0; l < Item<A>::kLanes; ++l) {
-      near |= row.regime[l] == kNear;
-      far |= row.regime[l] == kFar;
-    }
+    const bool near = any_lane(row.regime == fill<V>(kNear)), far = any_lane(row.regime == fill<V>(kFar));
     const bool kept = gathered && item_.one_block();
     if (!near && !kept) return body(Constant<kFarAnew>{});
     if (!kept) fold_.exponentiate(row, item_.group(g));
@@ -116,13 +115,12 @@ class Drive {
   template <bool with_gradient>
   void total(int64_t first, int64_t n) {
     item_.fetch(first, n);
-    GradBlock<A> grad = {nullptr, 0};
+    GradBlock<A> grad = {};
     if constexpr (with_gradient) grad = item_.grad_block(first, n);
     for (int64_t g = 0; g < item_.groups(); ++g) {
-      A* to = with_gradient ? grad.data + g * Item<A>::kLanes : nullptr;
       in_regime(g, true, [&](auto regime) {
         fold_.template sum<decltype(regime)::kValue, with_gradient>(
-            rows_.sums[g], rows_.state[g], item_.group(g), rows_.factor[g], to, grad.step);
+            rows_.sums[g], rows_.state[g], item_.group(g), rows_.factor[g], grad.from(g * Item<A>::kLanes));
       });
     }
     if constexpr (with_gradient) item_.write_grad(grad, first, n);
@@ -134,7 +132,7 @@ class Drive {
     for (int64_t g = 0; g < item_.groups(); ++g)
       in_regime(g, gathered, [&](auto regime) {
         fold_.template differentiate<decltype(regime)::kValue>(
-            rows_.state[g], item_.group(g), rows_.factor[g], grad.data + g * Item<A>::kLanes, grad.step);
+            rows_.state[g], item_.group(g), rows_.factor[g], grad.from(g * Item<A>::kLanes));
       });
     item_.write_grad(grad, first, n);
   }

@@ -80,8 +80,8 @@ class Item {
   // The vectors of the fetched block that belong to group g.
   Group<A> group(int64_t g) {
     const int64_t at = g * kLanes;
-    return {{student_.data + at, student_.step},
-            {teacher_.data + at, teacher_.step},
+    return {student_.from(at),
+            teacher_.from(at),
             student_exp_ + at,
             teacher_exp_ + at,
             rows_in_lanes_ ? kTileRows : kLanes,
@@ -90,17 +90,17 @@ class Item {
 
   // ---- The gradient goes out
 
-  // Where a block's gradient goes: in place if whole vectors of plain numbers lie there, else into a buffer
-  // that write_grad() empties.
+  // Where a block's gradient goes: in place if plain numbers lie there side by side, else into a buffer that
+  // write_grad() empties.
   GradBlock<A> grad_block(int64_t first, int64_t n) {
     const RowView& view = args_.grad;
     const int64_t at = grad_at_ + first * view.class_stride;
     A* data = static_cast<A*>(view.data) + at;
     const bool plain = view.dtype == dtype_of<A>();
-    if (!rows_in_lanes_ && plain && view.class_stride == 1 && n % kLanes == 0) return {data, kLanes};
+    if (!rows_in_lanes_ && plain && view.class_stride == 1) return {data, kLanes, n / kLanes, n % kLanes};
     const bool side_by_side = view.row_stride[args_.shape.dims - 1] == 1 && rows_ % kLanes == 0;
-    if (rows_in_lanes_ && plain && side_by_side) return {data, view.class_stride};
-    return {grad_buffer_, rows_in_lanes_ ? kTileRows : kLanes};
+    if (rows_in_lanes_ && plain && side_by_side) return {data, view.class_stride, n, 0};
+    return {grad_buffer_, rows_in_lanes_ ? kTileRows : kLanes, steps_, 0};
   }
 
   void write_grad(GradBlock<A> block, int64_t first, int64_t n) {
@@ -115,7 +115,7 @@ class Item {
 
   void write_zero_grad() {
     for (int64_t i = 0; i < kBuffer; ++i) grad_buffer_[i] = 0;
-    each_block([&](int64_t first, int64_t n) { write_grad({grad_buffer_, 0}, first, n); });
+    each_block([&](int64_t first, int64_t n) { write_grad({grad_buffer_, 0, 0, 0}, first, n); });
   }
 
   // The gradient of a tile is written soon, once pass 1 is done.

@@ -50,7 +50,8 @@ class RowsOfItem {
   // After pass 2.
   void finish_values() {
     for (int64_t g = 0; g < item_.groups(); ++g) {
-      if (!item_.rows_in_lanes()) sums[g] = {sum_of_lanes(sums[g].value), sum_of_lanes(sums[g].summand)};
+      if (!item_.rows_in_lanes())
+        sums[g] = {fill<V>(sum_of_lanes(sums[g].value)), fill<V>(sum_of_lanes(sums[g].summand))};
       const auto dropped = (state[g].regime == fill<V>(kUncounted)) | (weight_[g] == fill<V>(0));
       weight_[g] = select(dropped, fill<V>(0), weight_[g]);
       sums[g].value = select(dropped, fill<V>(0), sums[g].value * fill<V>(args_.scale) * weight_[g]);

@@ -3,6 +3,7 @@
 
 #include "../common/level.h"
 #include "blocks.h"
+#include "lanes.h"
 
 namespace kd {
 namespace {
@@ -28,20 +29,6 @@ struct Sums {
   V value, summand;
 };
 
-template <class V>
-KD_FN V sum_of_lanes(V v) {
-  ScalarOf<V> sum = 0;
-  for (int l = 0; l < Number<V>::kLanes; ++l) sum += v[l];
-  return fill<V>(sum);
-}
-
-template <class V>
-KD_FN V largest_lane(V v) {
-  ScalarOf<V> most = v[0];
-  for (int l = 1; l < Number<V>::kLanes; ++l) most = v[l] > most ? v[l] : most;
-  return fill<V>(most);
-}
-
 template <class F, class A>
 struct Fold : Blocks<A> {
   using V = typename VectorOf<A>::Type;
@@ -59,11 +46,11 @@ struct Fold : Blocks<A> {
   KD_FN void gather(Statistics<V>& total, const Group<A>& block, V shift) const {
     V student_max = total.student_max, teacher_max = total.teacher_max;
     for (int64_t i = 0; i < block.steps; ++i) {
-      student_max = larger(load<V>(block.student.data + i * block.student.step), student_max);
-      teacher_max = larger(load<V>(block.teacher.data + i * block.teacher.step), teacher_max);
+      student_max = larger(block.student.at(i), student_max);
+      teacher_max = larger(block.teacher.at(i), teacher_max);
     }
     if constexpr (!rows_in_lanes)
-      student_max = largest_lane(student_max), teacher_max = largest_lane(teacher_max);
+      student_max = fill<V>(largest_lane(student_max)), teacher_max = fill<V>(largest_lane(teacher_max));
     // Sums of a block are taken apart and joined once: fewer roundings than one long chain of additions.
     Statistics<V> part = no_statistics<V>();
     part.student_max = student_max;
@@ -85,7 +72,7 @@ struct Fold : Blocks<A> {
                        V shift) const {
     for (int64_t i = first; i < end; ++i) {
       const Exponentials<V> e =
-          add<known_far>(part, student(block, i), teacher(block, i), shift, inverse_temperature);
+          add<known_far>(part, block.student.at(i), block.teacher.at(i), shift, inverse_temperature);
       if constexpr (only) keep(block, i, e);
     }
   }
@@ -94,16 +81,10 @@ struct Fold : Blocks<A> {
   KD_FN void exponentiate(const Row<V>& row, const Group<A>& block) const {
     for (int64_t i = 0; i < block.steps; ++i)
       keep(block, i,
-           exponentials(row.student_max, row.teacher_max, student(block, i), teacher(block, i),
+           exponentials(row.student_max, row.teacher_max, block.student.at(i), block.teacher.at(i),
                         inverse_temperature));
   }
 
-  static KD_FN V student(const Group<A>& block, int64_t i) {
-    return load<V>(block.student.data + i * block.student.step);
-  }
-  static KD_FN V teacher(const Group<A>& block, int64_t i) {
-    return load<V>(block.teacher.data + i * block.teacher.step);
-  }
   static KD_FN void keep(const Group<A>& block, int64_t i, Exponentials<V> e) {
     store(block.student_exp + i * block.kept_step, e.student);
     store(block.teacher_exp + i * block.kept_step, e.teacher);
@@ -116,15 +97,14 @@ struct Fold : Blocks<A> {
   // One far lane makes its row far; where lanes are rows, each must be.
   template <bool rows_in_lanes>
   static KD_FN bool is_far(V distance) {
-    int far = 0;
-    for (int l = 0; l < kLanes; ++l) far += distance[l] > kNearLimit;
-    return rows_in_lanes ? far == kLanes : far > 0;
+    const auto far = distance > fill<V>(kNearLimit);
+    return rows_in_lanes ? every_lane(far) : any_lane(far);
   }
 
   // An element in the regime of its lanes: all near, all far, or each its own.
   template <int regime>
   KD_FN Element<V> at(const Row<V>& row, const Group<A>& block, int64_t i) const {
-    const V s = student(block, i), t = teacher(block, i);
+    const V s = block.student.at(i), t = block.teacher.at(i);
     if constexpr (regime == kFarAnew) return element<false>(row, s, t, inverse_temperature);
     const Exponentials<V> e = kept(block, i);
     if constexpr (regime == kNear) return element<true>(row, s, t, e, inverse_temperature);
@@ -139,32 +119,41 @@ struct Fold : Blocks<A> {
 
   // Values, and the gradient as well where the formula needs no sum for it.
   template <int regime, bool with_gradient>
-  KD_FN void sum(Sums<V>& total, const Row<V>& row, const Group<A>& block, V factor, A* grad,
-                 int64_t grad_step) const {
+  KD_FN void sum(Sums<V>& total, const Row<V>& of_row, const Group<A>& block, V factor,
+                 const GradBlock<A>& grad) const {
+    const Row<V> row = of_row;  // where no store to the gradient can change it
+    const Scaled scaled(row, factor);
     Sums<V> part = {fill<V>(0), fill<V>(0)};
     for (int64_t i = 0; i < block.steps; ++i) {
       const Element<V> x = at<regime>(row, block, i);
       part.value += formula.value(x);
       if constexpr (F::kNeedsSum) part.summand += formula.summand(x);
-      if constexpr (with_gradient)
-        store(grad + i * grad_step, scaled(row, formula.gradient(x, row.sum), factor));
+      if constexpr (with_gradient) grad.put(i, scaled(formula.gradient(x, row.sum)));
     }
     total.value += part.value;
     total.summand += part.summand;
   }
 
   template <int regime>
-  KD_FN void differentiate(const Row<V>& row, const Group<A>& block, V factor, A* grad,
-                           int64_t grad_step) const {
+  KD_FN void differentiate(const Row<V>& of_row, const Group<A>& block, V factor,
+                           const GradBlock<A>& grad) const {
+    const Row<V> row = of_row;
+    const Scaled scaled(row, factor);
     for (int64_t i = 0; i < block.steps; ++i)
-      store(grad + i * grad_step, scaled(row, formula.gradient(at<regime>(row, block, i), row.sum), factor));
+      grad.put(i, scaled(formula.gradient(at<regime>(row, block, i), row.sum)));
   }
 
-  // 0 by selection where a row is dropped: its factor is 0 and its elements may be NaN.
-  static KD_FN V scaled(const Row<V>& row, V gradient, V factor) {
-    const auto dropped = (row.regime == fill<V>(kUncounted)) | (factor == fill<V>(0));
-    return select(dropped, fill<V>(0), gradient * factor);
-  }
+ private:
+  // 0 whatever the gradient is where a row is dropped: its factor is 0 and its elements may be NaN.
+  struct Scaled {
+    using Bits = typename Number<V>::Int;
+    V factor;
+    Bits counts;
+
+    KD_FN Scaled(const Row<V>& row, V factor)
+        : factor(factor), counts((row.regime != fill<V>(kUncounted)) & (factor != fill<V>(0))) {}
+    KD_FN V operator()(V gradient) const { return bit_cast<V>(bit_cast<Bits>(gradient * factor) & counts); }
+  };
 };
 
 }  // namespace

@@ -40,17 +40,21 @@ class NdLoss {
       const A *s = student(first, n), *m = mean(first, n);
       const A* t = S::in(args_.teacher.data, args_.teacher.dtype, t_at_ + first * args_.teacher.class_stride,
                          args_.teacher.class_stride, n, t_);
-      V block[4] = {};
-      for (int64_t i = 0; i < n; i += kLanes) {
+      // Two of each sum: one addition would wait for the one before it.
+      V even[4] = {}, odd[4] = {};
+      const auto add = [&](V(&to)[4], int64_t i) {
         const V x = load<V>(s + i), y = load<V>(t + i), z = load<V>(m + i);
-        block[0] += x * x;
-        block[1] += y * y;
-        block[2] += z * z;
-        block[3] += x * z;
-      }
-      ss += block[0], tt += block[1], mm += block[2], sm += block[3];
+        to[0] += x * x;
+        to[1] += y * y;
+        to[2] += z * z;
+        to[3] += x * z;
+      };
+      int64_t i = 0;
+      for (; i + kLanes < n; i += 2 * kLanes) add(even, i), add(odd, i + kLanes);
+      if (i < n) add(even, i);
+      ss += even[0] + odd[0], tt += even[1] + odd[1], mm += even[2] + odd[2], sm += even[3] + odd[3];
     });
-    return {total_of_lanes(ss), total_of_lanes(tt), total_of_lanes(mm), total_of_lanes(sm)};
+    return {sum_of_lanes(ss), sum_of_lanes(tt), sum_of_lanes(mm), sum_of_lanes(sm)};
   }
 
   void finish(int64_t row, const NdRow<A>& x, A weight) {

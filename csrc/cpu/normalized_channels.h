@@ -80,8 +80,8 @@ class ChannelLanes {
         tt += y * y;
       }
     });
-    const A square = total_of_lanes(ss);
-    const Scales<A> by = scales(square, total_of_lanes(tt), x_.eps);
+    const A square = sum_of_lanes(ss);
+    const Scales<A> by = scales(square, sum_of_lanes(tt), x_.eps);
     const V scale = fill<V>(by.scale), ratio = fill<V>(by.ratio);
     each_centred(p, [&](const A* s, const A* t, int64_t, int64_t n) {
       for (int64_t i = 0; i < n; i += kLanes) {
@@ -90,10 +90,10 @@ class ChannelLanes {
         ar += a * r;
       }
     });
-    x_.put_value(p, total_of_lanes(rr));
+    x_.put_value(p, sum_of_lanes(rr));
     if (x_.args.grad.data == nullptr) return;
     const A k = slope(square, x_.eps) * static_cast<A>(x_.args.scale) * x_.upstream(p);
-    const V factor = fill<V>(k), along = fill<V>(total_of_lanes(ar));
+    const V factor = fill<V>(k), along = fill<V>(sum_of_lanes(ar));
     each_centred(p, [&](const A* s, const A* t, int64_t c, int64_t n) {
       for (int64_t i = 0; i < n; i += kLanes) {
         const V x = load<V>(s + i), a = x * scale, r = (x - load<V>(t + i) * ratio) * scale;

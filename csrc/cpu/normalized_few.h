@@ -60,7 +60,7 @@ class FewPositions {
   KD_FN A sum_of(const Vectors& x) const {
     V sum = x[kVectors - 1] * own_[kVectors - 1];
     for (int k = 0; k + 1 < kVectors; ++k) sum += x[k];
-    return total_of_lanes(sum);
+    return sum_of_lanes(sum);
   }
 
   template <bool center>

@@ -77,10 +77,10 @@ class PositionLanes {
     const A count = static_cast<A>(x_.n);
     V sum = fill<V>(0), left = fill<V>(0);
     for (int64_t i = 0; i < x_.n; i += kLanes) sum += load<V>(x + i);
-    const A mean = total_of_lanes(sum) / count;
+    const A mean = sum_of_lanes(sum) / count;
     for (int64_t i = x_.n; i < S::padded(x_.n); ++i) buffer[i] = mean;
     for (int64_t i = 0; i < x_.n; i += kLanes) left += load<V>(x + i) - fill<V>(mean);
-    return mean + total_of_lanes(left) / count;
+    return mean + sum_of_lanes(left) / count;
   }
 
   // The same for long runs.
@@ -97,7 +97,7 @@ class PositionLanes {
             for (int64_t i = n; i < S::padded(n); ++i) x_.s[i] = m;  // x is x_.s then
             for (int64_t i = 0; i < n; i += kLanes) sum += load<V>(x + i) - fill<V>(m);
           }
-          m += total_of_lanes(sum) / count;
+          m += sum_of_lanes(sum) / count;
         }
         x_.means[side * x_.args.shape.channels + c] = m;
       }
@@ -125,10 +125,10 @@ class PositionLanes {
             store(x_.grad + i, kept);
           }
           if (turn == 0) continue;
-          if (x_.args.center && x_.n <= kRun) gradient_mean = total_of_lanes(sum) / static_cast<A>(x_.n);
+          if (x_.args.center && x_.n <= kRun) gradient_mean = sum_of_lanes(sum) / static_cast<A>(x_.n);
           put_run(at, c, n, gradient_mean);
         }
-        gradient_mean = total_of_lanes(sum) / static_cast<A>(x_.n);
+        gradient_mean = sum_of_lanes(sum) / static_cast<A>(x_.n);
       }
     }
   }

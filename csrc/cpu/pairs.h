@@ -44,7 +44,7 @@ class PairKernel {
       write(value_, n, args_.point_value, args_.compute, line * args_.points + first, 1);
     A* part = static_cast<A*>(args_.part);
     for (int k = 0; part != nullptr && k < F::kValues; ++k)
-      part[item * kMaxValues + k] = total_of_lanes(sum[k]);
+      part[item * kMaxValues + k] = sum_of_lanes(sum[k]);
   }
 
   static KD_FN const A* in(const PairView& view, int64_t row, int64_t group, int64_t first, int64_t n,

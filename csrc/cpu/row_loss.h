@@ -76,7 +76,7 @@ class RowWalker {
       if (c < whole_)
         store(grad_ + c, x);
       else
-        for (int64_t l = 0; c + l < classes(); ++l) grad_[c + l] = x[l];
+        store_some(grad_ + c, classes() - c, x);
     }
   }
   KD_FN void set_grad(int64_t c, A x) { grad_[c] = x; }
@@ -97,15 +97,9 @@ class RowWalker {
   KD_FN auto all(Index i) const { return i == i; }
 
   // One far lane makes the row far.
-  KD_FN bool is_far(N distance) const {
-    int far = 0;
-    for (int l = 0; l < kLanes; ++l) far += distance[l] > kNearLimit;
-    return far > 0;
-  }
-  KD_FN A sum(N v) const { return sum_over_lanes(v); }
-  KD_FN A largest(N v) const {
-    return over_lanes(v, [](A a, A b) { return larger(a, b); });
-  }
+  KD_FN bool is_far(N distance) const { return any_lane(distance > fill<N>(kNearLimit)); }
+  KD_FN A sum(N v) const { return sum_of_lanes(v); }
+  KD_FN A largest(N v) const { return largest_lane(v); }
   // One of those that share the row, to write what belongs to it.
   KD_FN bool leads() const { return true; }
 
@@ -117,9 +111,7 @@ class RowWalker {
   }
   template <class Mask>
   KD_FN bool any(Mask mask) const {
-    int some = 0;
-    for (int l = 0; l < kLanes; ++l) some |= mask[l] != 0;
-    return some != 0;
+    return any_lane(mask);
   }
   KD_FN auto held(Index i) const { return load<N>(held_ + i[0]) != fill<N>(0); }
   template <class Body>
@@ -158,8 +150,7 @@ class RowWalker {
       for (int64_t c = n; c < padded_; ++c) buffer[c] = static_cast<A>(padding);
       row = buffer;
     }
-    cut = fill<N>(padding);
-    for (int64_t l = 0; whole_ + l < classes(); ++l) cut[l] = row[whole_ + l];
+    if (whole_ < classes()) cut = load_some<N>(row + whole_, classes() - whole_, static_cast<A>(padding));
     return row;
   }
 

@@ -5,6 +5,7 @@
 #include "../common/convert.h"
 #include "../common/level.h"
 #include "../common/maps.h"
+#include "lanes.h"
 
 namespace kd {
 namespace {
@@ -36,31 +37,6 @@ struct Segment {
     if (!plain(dtype, stride, n)) write(from, n, data, dtype, offset, stride);
   }
 };
-
-// Every lane gets the one `distance` away from it added.
-template <int distance, class V>
-KD_FN V add_partner(V v) {
-  using Int = typename Number<V>::Int;
-  struct Partners {
-    decltype(Int{}[0] + 0) lane[Number<V>::kLanes];
-    constexpr Partners() : lane{} {
-      for (int l = 0; l < Number<V>::kLanes; ++l) lane[l] = l ^ distance;
-    }
-  };
-  static constexpr Partners kPartners;
-  Int partner;
-  __builtin_memcpy(&partner, kPartners.lane, sizeof partner);
-  return v + __builtin_shuffle(v, partner);
-}
-
-// By halves: a chain of additions lane after lane would wait for each of them.
-template <class V>
-KD_FN ScalarOf<V> total_of_lanes(V v) {
-  if constexpr (Number<V>::kLanes > 8) v = add_partner<8>(v);
-  if constexpr (Number<V>::kLanes > 4) v = add_partner<4>(v);
-  if constexpr (Number<V>::kLanes > 2) v = add_partner<2>(v);
-  return add_partner<1>(v)[0];
-}
 
 template <class N>
 KD_FN N square_root(N x) {

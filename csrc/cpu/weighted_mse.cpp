@@ -65,7 +65,7 @@ class WeightedMse {
       const V sum = grad != nullptr ? errors_of_run<true>(s, t, whole, gain, by_channel, grad)
                                     : errors_of_run<false>(s, t, whole, gain, by_channel, nullptr);
       if (grad != nullptr) put(grad, b, first, c, args_.grad.position_stride, n);
-      if (part != nullptr) part[c] = total_of_lanes(sum);
+      if (part != nullptr) part[c] = sum_of_lanes(sum);
       if (c % kChannels == kChannels - 1 || c == channels - 1) join(whole);
     }
     A* e = static_cast<A*>(args_.position_error);
@@ -115,7 +115,7 @@ class WeightedMse {
       sum = errors_of_row(s, t, n, whole, a, grad, part != nullptr ? part + c : nullptr);
     }
     if (grad != nullptr) put(grad, b, p, c, args_.grad.channel_stride, n);
-    if (e != nullptr) e[at] += total_of_lanes(sum);
+    if (e != nullptr) e[at] += sum_of_lanes(sum);
   }
 
   // One weight for the whole row.

@@ -36,8 +36,10 @@ def remember_inputs(ctx: Any, inputs: tuple[Any, ...]) -> None:
     error, where autograd would otherwise leave this op's part out in silence."""
     if torch.compiler.is_compiling() or torch._C._functorch.maybe_current_level() is not None:
         return
-    with torch.enable_grad():
-        ctx.anchors = [_anchor(x) for x in inputs if isinstance(x, Tensor) and x.requires_grad]
+    wanted = [x for x, needed in zip(inputs, ctx.needs_input_grad, strict=True) if needed]
+    if wanted:
+        with torch.enable_grad():
+            ctx.anchors = [_anchor(x) for x in wanted]
 
 
 def _sentence(name: str) -> str:
@@ -62,14 +64,16 @@ def once_differentiable(backward: Callable[..., Any]) -> Callable[..., Any]:
     def once(ctx, *grads):
         if torch.compiler.is_compiling():
             return backward(ctx, *grads)
+        if not torch.is_grad_enabled():
+            return backward(ctx, *grads)
         with torch.no_grad():
             outs = backward(ctx, *grads)
         transforms = _nested_grad_transforms()
         if transforms > 1:
             raise RuntimeError(_sentence(ctx.name))
-        if transforms == 1 or not torch.is_grad_enabled():
+        if transforms == 1:
             return outs
-        anchors = (torch.zeros((), requires_grad=True), *getattr(ctx, "anchors", ()))
+        anchors = getattr(ctx, "anchors", None) or [torch.zeros((), requires_grad=True)]
         guard = lambda x: _NoSecond.apply(x, ctx.name, *anchors) if isinstance(x, Tensor) else x  # noqa: E731
         return tuple(guard(x) for x in outs)
 
