@@ -76,13 +76,14 @@ def impossible_classes(rank: int) -> None:
     mine = slice(0, 8) if rank == 0 else slice(8, 20)
     shares = ({"beta": 0}, {"beta": 1}, {"beta": 0.5})
     for name, own in [(n, o) for n in OPTIONS for o in (shares if n == "js_div" else (OPTIONS[n],))]:
-        whole, shard = student.clone().requires_grad_(), student[:, mine].clone().requires_grad_()
-        truth = getattr(KF, name)(whole, teacher, reduction="none", **own)
+        whole, shard = student.double().requires_grad_(), student[:, mine].clone().requires_grad_()
+        truth = getattr(KF, name)(whole, teacher.double(), reduction="none", **own)
         loss = getattr(vocab_parallel, name)(shard, teacher[:, mine], reduction="none", **own)
         truth.sum().backward()
         loss.sum().backward()
-        torch.testing.assert_close(loss, truth, rtol=1e-4, atol=1e-6, equal_nan=True)
-        torch.testing.assert_close(shard.grad, whole.grad[:, mine], rtol=1e-4, atol=1e-6, equal_nan=True)
+        torch.testing.assert_close(loss.double(), truth, rtol=1e-4, atol=1e-6, equal_nan=True)
+        grad = shard.grad.double()
+        torch.testing.assert_close(grad, whole.grad[:, mine], rtol=1e-4, atol=1e-6, equal_nan=True)
 
 
 def test_classes_that_cannot_occur(tmp_path):

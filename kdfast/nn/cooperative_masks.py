@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import kdfast.functional as KF
 from kdfast.ops import _check, _check_features
 from kdfast.ops._definition import compute_type
+from kdfast.ops._product import product
 
 
 class CooperativeMasks(nn.Module):
@@ -109,11 +110,11 @@ class CooperativeMasks(nn.Module):
             value_weight, value_bias = self._weights(self.value, student.dtype)
             units = self.spatial_units.to(student.dtype)
             if self.kv_pool == 1:
-                collapsed = (units @ value_weight.flatten(1))[..., None, None]
-                value = F.conv2d(student, collapsed, units @ value_bias)
+                collapsed = product(units, value_weight.flatten(1))[..., None, None]
+                value = F.conv2d(student, collapsed, product(units, value_bias.unsqueeze(1)).squeeze(1))
             else:  # a maximum does not commute with the units
                 student = self._pool(F.conv2d(student, value_weight, value_bias), valid_mask)
-                value = torch.einsum("mc,bchw->bmhw", units, student)
+                value = F.conv2d(student, units[..., None, None])
             logits, mean = KF.attention_masks(
                 query.flatten(2), key.flatten(2), value.flatten(2), query_mask=attends, key_mask=allowed
             )
@@ -206,12 +207,12 @@ class CooperativeMasks(nn.Module):
     def _descriptor(self, student: Tensor, mean: Tensor, allowed: Tensor | None) -> Tensor:
         """The mean fused feature [B, C]: values under the map's column means. mean: [B, L]."""
         student = student.flatten(2).to(mean.dtype)
-        pooled = (student @ mean.unsqueeze(2)).squeeze(2)
+        pooled = product(student, mean.unsqueeze(2)).squeeze(2)
         if self.kv_pool > 1:  # `student` holds the pooled values already
             return pooled
         weight, bias = self._weights(self.value, mean.dtype)
         # The bias under the sum of the column means: 1, or 0 where nothing attends.
-        return pooled @ weight.flatten(1).T + mean.sum(1, keepdim=True) * bias
+        return product(pooled, weight.flatten(1).T) + mean.sum(1, keepdim=True) * bias
 
     def _masks(
         self, logits: Tensor, descriptor: Tensor, like: Tensor, valid_mask: Tensor | None

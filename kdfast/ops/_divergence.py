@@ -87,7 +87,7 @@ def divergence(
         keywords = {"temperature": temperature, "mask": mask, "scale_t2": scale_t2, "reduction": reduction}
         if param is not None:
             keywords[param[0]] = param[1]
-        return _of_shards(name, student, teacher, dim, **keywords)
+        return of_shards(name, student, teacher, dim=dim, **keywords)
     class_dims = _check.logits_pair(student, teacher, dim)
     temperature = _check.positive("temperature", temperature)
     _check.flag("scale_t2", scale_t2)
@@ -124,13 +124,13 @@ def divergence(
     return value if batch == 1 else value / batch
 
 
-def _of_shards(name: str, student: Tensor, teacher: Tensor, dim: int | Sequence[int], **options) -> Tensor:
-    """A DTensor's classes may lie on several ranks."""
+def of_shards(name: str, student: Tensor, *others: Tensor, dim: int | Sequence[int] = -1, **options):
+    """The loss `name` of a DTensor, whose classes may lie on several ranks."""
     from kdfast import vocab_parallel
 
     if _check.dims(dim, student.dim()) != (student.dim() - 1,):
         raise ValueError(f"{name} of DTensors takes classes along the last dimension, got dim={dim}")
-    return getattr(vocab_parallel, name)(student, teacher, **options)
+    return getattr(vocab_parallel, name)(student, *others, **options)
 
 
 def one_class_dim(

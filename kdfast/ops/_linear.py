@@ -161,7 +161,9 @@ class LinearDivergence(Function):
     per row, and backward goes over the chunks again with each row's upstream factor.
     """
 
-    generate_vmap_rule = True
+    @staticmethod
+    def vmap(info, in_dims, *arguments):
+        return _in_turn(LinearDivergence, info.batch_size, in_dims, arguments)
 
     @staticmethod
     def forward(
@@ -198,9 +200,43 @@ class LinearDivergence(Function):
                     for g, want in zip(ctx.saved_tensors, ctx.wanted, strict=True)
                 ]
             else:
-                grads = _backward(ctx.saved_tensors, upstream, ctx.options, ctx.wanted)
+                grads = _ChunksAgain.apply(*ctx.saved_tensors, upstream, ctx.options, ctx.wanted)
+                grads = [g if want else None for g, want in zip(grads, ctx.wanted, strict=True)]
         grads = [None if g is None else g.to(dtype) for g, dtype in zip(grads, ctx.dtypes, strict=True)]
         return *grads, *nothing[3:]
+
+
+class _ChunksAgain(torch.autograd.Function):
+    """The gradients of row values, for LinearDivergence's backward pass; an empty tensor for each that nobody
+    wants."""
+
+    @staticmethod
+    def vmap(info, in_dims, *arguments):
+        return _in_turn(_ChunksAgain, info.batch_size, in_dims, arguments)
+
+    @staticmethod
+    def forward(
+        hidden, weight, bias, teacher_hidden, teacher_weight, teacher_bias, mask, upstream, options, wanted
+    ):
+        saved = (hidden, weight, bias, teacher_hidden, teacher_weight, teacher_bias, mask)
+        grads = _backward(saved, upstream, options, wanted)
+        return tuple(upstream.new_empty(0) if g is None else g for g in grads)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.mark_non_differentiable(*output)
+
+
+def _in_turn(function: type, size: int, in_dims: tuple, arguments: tuple) -> tuple[tuple, tuple]:
+    """torch.func.vmap of an autograd function: its samples one after the other, since each goes through its
+    buffers in chunks and fills the machine by itself."""
+
+    def of(i: int) -> list:
+        sample = lambda x, d: x.select(d, i) if isinstance(x, Tensor) and d is not None else x  # noqa: E731
+        return [sample(x, d) for x, d in zip(arguments, in_dims, strict=True)]
+
+    outs = [torch.stack(each) for each in zip(*(function.apply(*of(i)) for i in range(size)), strict=True)]
+    return tuple(outs), (0,) * len(outs)
 
 
 def _heads(tensors: tuple, options: Options) -> tuple[Head, Head]:

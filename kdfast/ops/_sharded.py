@@ -1,7 +1,8 @@
 """The divergences of rows whose classes lie on several ranks, in plain PyTorch: see kdfast.vocab_parallel.
 
 A class joins the all-reduced sums with its share of the value and its score v; the gradient is
-q (v - sum q v).
+q (v - sum q v). Where one class has nearly all of q, its q - p and score are treated as in
+csrc/common/divergence.h.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from kdfast.ops._function import Function
 from kdfast.ops._once import once_differentiable
 
 _NEAR = 0.25
+LEAST_PEAK = 1 - 1 / 16
 
 
 def _phi(u: Tensor) -> Tensor:
@@ -27,7 +29,7 @@ def _phi(u: Tensor) -> Tensor:
     return torch.where(u.abs() <= 0.5, series, torch.expm1(u) - u)
 
 
-def _all(x: Tensor, op: Any, group: Any) -> Tensor:
+def over_ranks(x: Tensor, op: Any, group: Any) -> Tensor:
     x = x.contiguous()
     dist.all_reduce(x, op, group)
     return x
@@ -41,13 +43,17 @@ class ShardedDivergence(Function):
         compute = compute_type(student, teacher)
         s, t = student.to(compute), teacher.to(compute)
         counted, p, q, r, d = _elements(s, t, temperature, group)
+        is_peak, peak, r, d = _peaks((t - s) / temperature, counted, p, q, r, d, group)
         if name == "kl_div":
-            value, gradient = _all(_kl(p, q, r, d).sum(-1), dist.ReduceOp.SUM, group), d
+            value, gradient = over_ranks(kl_terms(p, q, r, d).sum(-1), dist.ReduceOp.SUM, group), d
         else:
             value, score = _FORMULAS[name](p, q, r, d, param)
             score = torch.where(q != 0, score, 0)  # what nothing multiplies may be infinite
+            center = _FORMULAS[name](*peak, param)[1]
+            known = center.isfinite()
+            score = torch.where(is_peak & known, 0, score - torch.where(known, center, 0))
             sums = torch.stack((value.sum(-1), (q * score).sum(-1)))
-            value, mean_score = _all(sums, dist.ReduceOp.SUM, group)
+            value, mean_score = over_ranks(sums, dist.ReduceOp.SUM, group)
             possible = (q != 0) & (value != INF).unsqueeze(-1)
             gradient = torch.where(possible, q * (score - mean_score.unsqueeze(-1)), 0)
         ctx.name = f"vocab_parallel.{name}"
@@ -65,7 +71,7 @@ class ShardedDivergence(Function):
         return grad.to(ctx.dtype), *(None,) * 5
 
 
-def _kl(p: Tensor, q: Tensor, r: Tensor, d: Tensor) -> Tensor:
+def kl_terms(p: Tensor, q: Tensor, r: Tensor, d: Tensor) -> Tensor:
     """p phi(-r) for each class, r = log p/q and d = q - p; q where p = 0, +inf where only q cannot occur."""
     near = r.abs() <= 0.5
     value = torch.where(near, p * _phi(torch.where(near, -r, 0)), d + p * torch.where(near, 0, r))
@@ -73,7 +79,7 @@ def _kl(p: Tensor, q: Tensor, r: Tensor, d: Tensor) -> Tensor:
 
 
 def _reverse_kl(p: Tensor, q: Tensor, r: Tensor, d: Tensor, _: float) -> tuple[Tensor, Tensor]:
-    return _kl(q, p, -r, -d), -r
+    return kl_terms(q, p, -r, -d), -r
 
 
 def _js(p: Tensor, q: Tensor, r: Tensor, d: Tensor, beta: float) -> tuple[Tensor, Tensor]:
@@ -89,7 +95,7 @@ def _skew_kl(p: Tensor, q: Tensor, r: Tensor, d: Tensor, lam: float) -> tuple[Te
 
 
 def _tv(p: Tensor, q: Tensor, r: Tensor, d: Tensor, _: float) -> tuple[Tensor, Tensor]:
-    return d.abs() / 2, d.sign() / 2
+    return d.abs() / 2, -r.sign() / 2
 
 
 # name -> each class's share of the value, and its score v: the gradient is q (v - sum q v).
@@ -112,21 +118,38 @@ def _bregman(weight: Tensor, u: Tensor, change: Tensor) -> Tensor:
     return torch.where(near, weight * _phi(torch.where(near, u, 0)), far)
 
 
+def _peaks(
+    gap: Tensor, counted: Tensor, p: Tensor, q: Tensor, r: Tensor, d: Tensor, group: Any
+) -> tuple[Tensor, tuple[Tensor, ...], Tensor, Tensor]:
+    """Where a class has nearly all of q: which that is, the peaks' p, q, r and d [rows, 1] (NaN for rows that
+    have none), and r and d with the peaks' own in place of what cancels there."""
+    is_peak = counted.unsqueeze(-1) & (q > LEAST_PEAK)
+    sums = torch.stack([torch.where(is_peak, x, y).sum(-1) for x, y in ((0, -d), (r, 0), (q, 0), (gap, 0))])
+    change, ratio, peak_q, peak_gap = over_ranks(sums, dist.ReduceOp.SUM, group).unsqueeze(-1)
+    # Where they are close, log p/q is known from q - p, and the other classes' from how far their t - s is
+    # from the peak's; elsewhere they are known as they are.
+    close = (peak_q > 0) & (change.abs() < 0.25)
+    ratio = torch.where(close, -torch.log1p(torch.where(close, change / (peak_q - change), 0)), ratio)
+    r = torch.where(close & gap.isfinite(), gap - peak_gap + ratio, r)
+    peak = tuple(torch.where(peak_q > 0, x, float("nan")) for x in (peak_q - change, peak_q, ratio, change))
+    return is_peak, peak, torch.where(is_peak, ratio, r), torch.where(is_peak, change, d)
+
+
 def _elements(s: Tensor, t: Tensor, temperature: float, group: Any) -> tuple[Tensor, ...]:
     """Which rows count, and p, q, r = log p/q, q - p of this rank's classes."""
-    top = _all(torch.stack((s.amax(-1), t.amax(-1))), dist.ReduceOp.MAX, group)
+    top = over_ranks(torch.stack((s.amax(-1), t.amax(-1))), dist.ReduceOp.MAX, group)
     counted = (top != -INF).all(0)
     s_max, t_max = (torch.where(counted, x, 0).unsqueeze(-1) for x in top)
     neither = (s == -INF) & (t == -INF)
     gap = torch.where(neither, 0, t - s)
     # One shift for all ranks: any class's gap serves where the rows are near.
-    shift = _all(torch.where(gap.isfinite(), gap, -INF).amax(-1), dist.ReduceOp.MAX, group)
+    shift = over_ranks(torch.where(gap.isfinite(), gap, -INF).amax(-1), dist.ReduceOp.MAX, group)
     shift = torch.where(shift.isfinite(), shift, 0).unsqueeze(-1)
     difference = torch.where(neither, 0, (gap - shift) / temperature)
-    far = _all(difference.abs().amax(-1), dist.ReduceOp.MAX, group).unsqueeze(-1) > _NEAR
+    far = over_ranks(difference.abs().amax(-1), dist.ReduceOp.MAX, group).unsqueeze(-1) > _NEAR
     e_s, e_t = ((x - m).div(temperature).exp() for x, m in ((s, s_max), (t, t_max)))
     excess = e_s * torch.expm1(difference.clamp(-_NEAR, _NEAR))
-    sums = _all(torch.stack((e_s.sum(-1), e_t.sum(-1), excess.sum(-1))), dist.ReduceOp.SUM, group)
+    sums = over_ranks(torch.stack((e_s.sum(-1), e_t.sum(-1), excess.sum(-1))), dist.ReduceOp.SUM, group)
     s_sum, t_sum, excess = (torch.where(counted, x, 1).unsqueeze(-1) for x in sums)
     plain = torch.where(neither, 0, (t - t_max) / temperature - (s - s_max) / temperature) - (
         t_sum.log() - s_sum.log()

@@ -5,6 +5,7 @@ Zagoruyko & Komodakis, "Paying More Attention to Attention", ICLR 2017, arXiv 16
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from kdfast.ops import _check, _check_features
@@ -55,3 +56,8 @@ def attention_transfer(student: Tensor, teacher: Tensor, *, power: float = 2.0, 
     eps = _check_features.not_negative("eps", eps)
     s, t = _maps(student, teacher, power)
     return normalized_mse(s, t, eps=eps) / max(s.size(1), 1)
+
+
+def example(generator: torch.Generator) -> tuple[list, dict]:
+    """Small arguments, for the self check."""
+    return [torch.randn(2, 6, 8, 8, generator=generator) for _ in range(2)], {}

@@ -89,3 +89,10 @@ def box_weighted_mse(
         boxes, shapes, alpha=alpha, beta=beta, mask=mask, dtype=compute_type(student, teacher)
     )
     return weighted_mse(student, teacher, position=weight)[0] / student.size(0)
+
+
+def example(generator: torch.Generator) -> tuple[list, dict]:
+    """Small arguments, for the self check."""
+    boxes = [torch.tensor([[0.4, 0.5, 0.5, 0.4]]), torch.tensor([[0.3, 0.3, 0.2, 0.2], [0.6, 0.7, 0.5, 0.4]])]
+    make = lambda *size: torch.randn(size, generator=generator)  # noqa: E731
+    return [make(2, 20, 3), make(2, 20, 3), boxes, [(4, 4), (2, 2)]], {"alpha": 1.0, "beta": 1.0}

@@ -90,3 +90,8 @@ def _fake(x, grid, degree, derivative, extrapolation):
 
 
 register_fake("bspline_basis", _fake)
+
+
+def example(generator: torch.Generator) -> tuple[list, dict]:
+    """Small arguments, for the self check."""
+    return [torch.randn(5, 3, generator=generator), torch.linspace(-2, 2, 9), 3], {}

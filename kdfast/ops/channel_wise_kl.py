@@ -5,6 +5,7 @@ Shu et al., "Channel-wise Knowledge Distillation for Dense Prediction", ICCV 202
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from kdfast.ops import _check_features
@@ -30,3 +31,8 @@ def channel_wise_kl(student: Tensor, teacher: Tensor, *, temperature: float = 4.
     _check_features.pair(student, teacher)
     _check_features.ndim("student", student, 4, "[batch, channels, height, width]")
     return kl_div(student, teacher, temperature=temperature, dim=(2, 3), reduction="mean")
+
+
+def example(generator: torch.Generator) -> tuple[list, dict]:
+    """Small arguments, for the self check."""
+    return [torch.randn(2, 6, 8, 8, generator=generator) for _ in range(2)], {}

@@ -4,6 +4,7 @@ from ILOD and MMA.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from kdfast import backend
@@ -62,3 +63,8 @@ def check_old_classes(student: object, teacher: object, ndim: int, meaning: str)
 
 
 register_row_pairs("class_box_l2")
+
+
+def example(generator: torch.Generator) -> tuple[list, dict]:
+    """Small arguments, for the self check."""
+    return [torch.randn(5, 3, 4, generator=generator) for _ in range(2)], {}

@@ -90,3 +90,9 @@ def _fake(features, target, num_classes, ignore_index, wide):
 
 
 register_fake("class_sums", _fake)
+
+
+def example(generator: torch.Generator) -> tuple[list, dict]:
+    """Small arguments, for the self check."""
+    target = torch.randint(0, 4, (5,), generator=generator)
+    return [torch.randn(5, 7, generator=generator), target, 4], {}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kdfast.ops import _check, _check_features
 from kdfast.ops._definition import compute_type
+from kdfast.ops._product import product
 
 
 def cross_attention_reference(
@@ -26,13 +27,12 @@ def cross_attention_reference(
 ) -> Tensor:
     """The definition, with the map [B, heads, N, L] in memory."""
     q, k, v = _heads(query, key, value, num_heads, query_position, key_position, key_mask)
-    with torch.autocast(query.device.type, enabled=False):
-        logits = (q.size(-1) ** -0.5 if scale is None else scale) * (q @ k.mT)
-        if key_mask is None:
-            return _like(query, logits.softmax(-1) @ v)
-        allowed, some = key_mask[:, None, None], key_mask.any(1)[:, None, None, None]
-        logits = torch.where(allowed | ~some, logits, -float("inf"))
-        return _like(query, torch.where(some, logits.softmax(-1), 0) @ v)
+    logits = (q.size(-1) ** -0.5 if scale is None else scale) * product(q, k.mT)
+    if key_mask is None:
+        return _like(query, product(logits.softmax(-1), v))
+    allowed, some = key_mask[:, None, None], key_mask.any(1)[:, None, None, None]
+    logits = torch.where(allowed | ~some, logits, -float("inf"))
+    return _like(query, product(torch.where(some, logits.softmax(-1), 0), v))
 
 
 def cross_attention(
@@ -77,13 +77,24 @@ def cross_attention(
     halves = q.is_cuda and {x.dtype for x in (query, key, value)} in ({torch.bfloat16}, {torch.float16})
     if halves:
         q, k, v = (x.to(query.dtype) for x in (q, k, v))
-    with torch.autocast(query.device.type, enabled=False):
-        if key_mask is None:
-            return _like(query, F.scaled_dot_product_attention(q, k, v, scale=scale))
-        some = key_mask.any(1)[:, None, None, None]
-        allowed = key_mask[:, None, None] | ~some
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, scale=scale)
-        return _like(query, torch.where(some, out, 0))
+    some = None if key_mask is None else key_mask.any(1)[:, None, None, None]
+    allowed = None if key_mask is None else key_mask[:, None, None] | ~some
+    out = _attend(q, k, v, allowed, scale)
+    return _like(query, out if some is None else torch.where(some, out, 0))
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, scale: float | None) -> Tensor:
+    """Torch's fused attention, whose backward pass is one op. Where the CPU has none, it would be plain
+    products under whatever autocast is on then: there they are written out."""
+    if not q.is_cuda and q.size(-1) != v.size(-1):
+        logits = (q.size(-1) ** -0.5 if scale is None else scale) * product(q, k.mT)
+        if allowed is not None:
+            logits = torch.where(allowed, logits, -float("inf"))
+        return product(logits.softmax(-1), v)
+    if not q.is_cuda:
+        q, k, v = (x.contiguous() for x in (q, k, v))  # the fused one takes no other strides of the last dim
+    with torch.autocast(q.device.type, enabled=False):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, scale=scale)
 
 
 def _heads(query, key, value, num_heads, query_position, key_position, key_mask):

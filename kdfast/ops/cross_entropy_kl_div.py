@@ -18,6 +18,7 @@ from kdfast.ops._definition import (
     reduce_rows,
     row_weight,
 )
+from kdfast.ops._divergence import of_shards
 from kdfast.ops._index import checked
 from kdfast.ops._row_loss import register_fakes, row_loss
 
@@ -112,6 +113,12 @@ def cross_entropy_kl_div(
     Raises TypeError, ValueError or RuntimeError for bad input, before anything runs; on the CPU, ValueError
     for a target that is neither ignore_index nor a class.
     """
+    if hasattr(student, "device_mesh"):
+        return of_shards(
+            "cross_entropy_kl_div", student, teacher, target,
+            dim=dim, temperature=temperature, label_smoothing=label_smoothing, weight=weight,
+            ignore_index=ignore_index, mask=mask, scale_t2=scale_t2, reduction=reduction,
+        )  # fmt: skip
     dims = _check.logits_pair(student, teacher, dim)
     row_shape = [n for d, n in enumerate(student.shape) if d not in dims]
     _check.class_index("target", target, row_shape, "student", student)
@@ -145,3 +152,10 @@ def cross_entropy_kl_div(
 
 
 register_fakes("cross_entropy_kl_div", outputs=2, state=9)
+
+
+def example(generator: torch.Generator) -> tuple[list, dict]:
+    """Small arguments, for the self check."""
+    student, teacher = (torch.randn(5, 33, generator=generator) for _ in range(2))
+    target = torch.randint(0, 33, (5,), generator=generator)
+    return [student, teacher, target], {"temperature": 2.0, "label_smoothing": 0.1}

@@ -110,3 +110,8 @@ def _fake(masks, pairwise, with_grad):
 
 register_fake("dice_diversity", _fake)
 register_fake("dice_diversity_backward", lambda up, masks, pairwise: torch.empty_like(masks))
+
+
+def example(generator: torch.Generator) -> tuple[list, dict]:
+    """Small arguments, for the self check."""
+    return [torch.rand(2, 4, 8, 8, generator=generator)], {}

@@ -100,3 +100,10 @@ def dkd_loss(
 
 
 register_fakes("dkd_loss")
+
+
+def example(generator: torch.Generator) -> tuple[list, dict]:
+    """Small arguments, for the self check."""
+    student, teacher = (torch.randn(5, 33, generator=generator) for _ in range(2))
+    target = torch.randint(0, 33, (5,), generator=generator)
+    return [student, teacher, target], {}

@@ -100,3 +100,10 @@ def fgd_loss(
     compute = compute_type(student, teacher)
     weight = weights_for_loss(boxes, [tuple(student.shape[2:])], alpha=alpha, beta=beta, dtype=compute)
     return _loss(weighted_mse, student, teacher, weight, temperature, gamma)
+
+
+def example(generator: torch.Generator) -> tuple[list, dict]:
+    """Small arguments, for the self check."""
+    boxes = [torch.tensor([[0.4, 0.5, 0.5, 0.4]]), torch.tensor([[0.3, 0.3, 0.2, 0.2], [0.6, 0.7, 0.5, 0.4]])]
+    make = lambda *size: torch.randn(size, generator=generator)  # noqa: E731
+    return [make(2, 6, 8, 8), make(2, 6, 8, 8), boxes], {"alpha": 1.0, "beta": 0.5, "gamma": 1.0}

@@ -8,6 +8,7 @@ from torch import Tensor
 from kdfast import backend
 from kdfast.ops import _check
 from kdfast.ops._definition import INF, compute_type, keep, possible, reduce_rows
+from kdfast.ops._divergence import of_shards
 from kdfast.ops._index import checked
 from kdfast.ops._row_loss import register_fakes, row_loss
 
@@ -32,12 +33,12 @@ def focal_loss_reference(
     counted &= possible(x)
     loss = -keep(counted, x).log_softmax(-1).gather(-1, target.unsqueeze(-1)).squeeze(-1)
     w = torch.ones_like(loss) if weight is None else weight.detach().to(compute)[target]
-    value = _focal(w * loss, gamma) if weight_in_pt else w * _focal(loss, gamma)
+    value = focal(w * loss, gamma) if weight_in_pt else w * focal(loss, gamma)
     value = torch.where(counted & (w != 0), value, 0)
     return reduce_rows(value, counted.to(compute), reduction, logits.size(0))
 
 
-def _focal(n: Tensor, gamma: float) -> Tensor:
+def focal(n: Tensor, gamma: float) -> Tensor:
     """(1 - e^-n)^gamma n for n >= 0, with a finite derivative at 0 and at +inf."""
     inside = (n > 0) & (n < INF)
     safe = torch.where(inside, n, 1)
@@ -77,6 +78,11 @@ def focal_loss(
     Raises TypeError, ValueError or RuntimeError for bad input, before anything runs; on the CPU, ValueError
     for a target that is neither ignore_index nor a class.
     """
+    if hasattr(logits, "device_mesh"):
+        return of_shards(
+            "focal_loss", logits, target, gamma=gamma, weight=weight, weight_in_pt=weight_in_pt,
+            ignore_index=ignore_index, reduction=reduction,
+        )  # fmt: skip
     _check.logits("logits", logits)
     _check.class_index("target", target, logits.shape[:-1], "logits", logits)
     gamma = _check.number("gamma", gamma)
@@ -101,3 +107,9 @@ def focal_loss(
 
 
 register_fakes("focal_loss")
+
+
+def example(generator: torch.Generator) -> tuple[list, dict]:
+    """Small arguments, for the self check."""
+    target = torch.randint(0, 33, (5,), generator=generator)
+    return [torch.randn(5, 33, generator=generator), target], {}

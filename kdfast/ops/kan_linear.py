@@ -190,3 +190,10 @@ def _fake_backward(grad, x, coef, grid, degree, scale, base_weight, extrapolatio
 
 register_fake("kan_linear", _fake)
 register_fake("kan_linear_backward", _fake_backward)
+
+
+def example(generator: torch.Generator) -> tuple[list, dict]:
+    """Small arguments, for the self check."""
+    make = lambda *size: torch.randn(size, generator=generator)  # noqa: E731
+    keywords = {"grid": torch.linspace(-2, 2, 9), "scale": make(4, 3), "base_weight": make(4, 3)}
+    return [make(6, 3), make(4, 3, 5)], keywords

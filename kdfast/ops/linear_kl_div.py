@@ -101,6 +101,8 @@ def linear_kl_div(
     A scalar reduction makes the gradients in the forward pass. reduction="none" goes over the chunks again in
     the backward pass. The definition (kdfast.use("reference")) holds all logits.
 
+    torch.func.vmap takes its samples one after the other.
+
     Raises TypeError, ValueError or RuntimeError for bad input, before anything runs.
     """
     _check_heads(student_hidden, student_weight, student_bias, teacher_hidden, teacher_weight, teacher_bias)
@@ -135,8 +137,12 @@ def linear_kl_div(
         for x in (teacher_hidden.flatten(0, -2), teacher_weight, teacher_bias)
     ]
     weight = None if mask is None else mask.detach().to(compute).reshape(-1)
-    wanted = tuple([x is not None and x.requires_grad and torch.is_grad_enabled() for x in heads])
-    with_grad = reduction != "none" and any(wanted)
+    known = [x is not None and x.requires_grad and torch.is_grad_enabled() for x in heads]
+    # Inside torch.func.vmap a tensor does not say whether somebody around it wants its gradient.
+    compiling = torch.compiler.is_compiling()
+    transformed = not compiling and torch._C._functorch.maybe_current_level() is not None
+    wanted = tuple([x is not None for x in heads]) if transformed else tuple(known)
+    with_grad = reduction != "none" and any(known)
     value, counted, *_ = LinearDivergence.apply(*heads, *teacher, weight, options, wanted, with_grad)
     if reduction == "none":
         return value.reshape(student_hidden.shape[:-1])
@@ -188,3 +194,9 @@ def _check_head(side: str, hidden: object, weight: object, bias: object) -> None
     if tuple(bias.shape) != (weight.size(0),):
         raise ValueError(f"{side}_bias must have shape ({weight.size(0)},), got {tuple(bias.shape)}")
     _check.same_device(f"{side}_hidden", hidden, f"{side}_bias", bias)
+
+
+def example(generator: torch.Generator) -> tuple[list, dict]:
+    """Small arguments, for the self check."""
+    make = lambda *size: torch.randn(size, generator=generator)  # noqa: E731
+    return [make(5, 8), make(33, 8), make(5, 6), make(33, 6)], {}

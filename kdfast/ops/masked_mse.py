@@ -7,6 +7,7 @@ D_cp^2: no [B, M, C, H, W] tensor.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from kdfast import backend
@@ -103,3 +104,10 @@ def _weights(masks: Tensor, count: int, eps: float) -> Tensor:
         return masks.sum(1)
     share = divide(masks.new_ones(()), count * masks.sum(2, keepdim=True) + eps) / masks[:, :, 0].numel()
     return (masks.square() * share).sum(1)
+
+
+def example(generator: torch.Generator) -> tuple[list, dict]:
+    """Small arguments, for the self check."""
+    make = lambda *size: torch.randn(size, generator=generator)  # noqa: E731
+    keywords = {"spatial": make(2, 3, 8, 8).sigmoid(), "channel": make(2, 3, 6).sigmoid()}
+    return [make(2, 6, 8, 8), make(2, 6, 8, 8)], keywords

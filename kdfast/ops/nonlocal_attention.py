@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kdfast.ops import _check, _check_features
 from kdfast.ops._definition import compute_type
+from kdfast.ops._product import product
 
 
 def nonlocal_attention_reference(
@@ -21,8 +22,7 @@ def nonlocal_attention_reference(
 ) -> Tensor:
     """The definition, with the map [B, N, L] in memory; `associate` is not looked at."""
     q, k, v = (x.to(compute_type(query, key, value)) for x in (query, key, value))
-    with torch.autocast(query.device.type, enabled=False):
-        return v @ (q.mT @ k / k.size(2)).mT
+    return product(v, (product(q.mT, k) / k.size(2)).mT)
 
 
 def nonlocal_attention(query: Tensor, key: Tensor, value: Tensor, *, associate: bool | None = None) -> Tensor:
@@ -49,8 +49,7 @@ def nonlocal_attention(query: Tensor, key: Tensor, value: Tensor, *, associate: 
     if not associate:
         return nonlocal_attention_reference(query, key, value)
     q, k, v = (x.to(compute_type(query, key, value)) for x in (query, key, value))
-    with torch.autocast(query.device.type, enabled=False):
-        return (v @ k.mT / keys) @ q
+    return product(product(v, k.mT) / keys, q)
 
 
 def _check_inputs(query: object, key: object, value: object) -> None:

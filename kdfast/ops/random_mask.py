@@ -124,3 +124,9 @@ def check_ratio(ratio: object) -> float:
 
 
 register_fake("random_mask", lambda x, state, threshold, over_channels: torch.empty_like(x))
+
+
+def example(generator: torch.Generator) -> tuple[list, dict]:
+    """Small arguments, for the self check."""
+    state = torch.tensor([3, 5])
+    return [torch.randn(2, 4, 6, generator=generator)], {"ratio": 0.5, "over": "channels", "state": state}

@@ -8,13 +8,13 @@ does; no kernel of this library has the Huber loss behind it.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from kdfast.ops._again import made_again
 from kdfast.ops._definition import compute_type
 from kdfast.ops._features import attached_zero, divide, safe_norm
+from kdfast.ops._product import product
 from kdfast.ops.similarity_preserving import check_batches
 
 
@@ -29,12 +29,11 @@ def rkd_angle_reference(student: Tensor, teacher: Tensor) -> Tensor:
 def _cosines(corners: Tensor, points: Tensor) -> Tensor:
     edge = points.unsqueeze(0) - corners.unsqueeze(1)  # [n, B, D]
     edge = divide(edge, safe_norm(edge).unsqueeze(-1).expand_as(edge))
-    return edge @ edge.mT  # [n, B, B]
+    return product(edge, edge.mT)  # [n, B, B]
 
 
 def _huber(s_corners: Tensor, t_corners: Tensor, s: Tensor, t: Tensor) -> Tensor:
-    with torch.autocast(s.device.type, enabled=False):
-        return F.smooth_l1_loss(_cosines(s_corners, s), _cosines(t_corners, t), reduction="sum")
+    return F.smooth_l1_loss(_cosines(s_corners, s), _cosines(t_corners, t), reduction="sum")
 
 
 def rkd_angle(student: Tensor, teacher: Tensor, *, chunk_rows: int = 16) -> Tensor:

@@ -145,3 +145,9 @@ register_fake(
     "rpn_distill_backward",
     lambda u, v, logits, _, deltas, *rest: (torch.empty_like(logits), torch.empty_like(deltas)),
 )
+
+
+def example(generator: torch.Generator) -> tuple[list, dict]:
+    """Small arguments, for the self check."""
+    make = lambda *size: torch.randn(size, generator=generator)  # noqa: E731
+    return [make(2, 3, 8, 8), make(2, 3, 8, 8), make(2, 12, 8, 8), make(2, 12, 8, 8)], {}

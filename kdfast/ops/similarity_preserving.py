@@ -11,13 +11,13 @@ from torch import Tensor
 
 from kdfast.ops import _check
 from kdfast.ops._definition import compute_type
+from kdfast.ops._product import product
 from kdfast.ops.normalized_mse import normalized_mse, normalized_mse_reference
 
 
 def _gram(x: Tensor, compute: torch.dtype) -> Tensor:
-    with torch.autocast(x.device.type, enabled=False):
-        x = x.flatten(1).to(compute)
-        return x @ x.mT
+    x = x.flatten(1).to(compute)
+    return product(x, x.mT)
 
 
 def similarity_preserving_reference(student: Tensor, teacher: Tensor, *, eps: float = 1e-12) -> Tensor:

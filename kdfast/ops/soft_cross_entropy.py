@@ -18,6 +18,7 @@ from kdfast.ops._definition import (
     reduce_rows,
     row_weight,
 )
+from kdfast.ops._divergence import of_shards
 from kdfast.ops._row_loss import register_fakes, row_loss
 
 
@@ -69,6 +70,11 @@ def soft_cross_entropy(
 
     Raises TypeError, ValueError or RuntimeError for bad input, before anything runs.
     """
+    if hasattr(student, "device_mesh"):
+        return of_shards(
+            "soft_cross_entropy", student, teacher_probs,
+            dim=dim, temperature=temperature, mask=mask, scale_t2=scale_t2, reduction=reduction,
+        )  # fmt: skip
     dims = _check.logits_pair(student, teacher_probs, dim, "teacher_probs")
     temperature = _check.positive("temperature", temperature)
     _check.flag("scale_t2", scale_t2)
@@ -89,3 +95,9 @@ def soft_cross_entropy(
 
 
 register_fakes("soft_cross_entropy")
+
+
+def example(generator: torch.Generator) -> tuple[list, dict]:
+    """Small arguments, for the self check."""
+    student, teacher = (torch.randn(5, 33, generator=generator) for _ in range(2))
+    return [student, teacher.softmax(-1)], {}

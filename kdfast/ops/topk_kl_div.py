@@ -17,6 +17,7 @@ from kdfast.ops._definition import (
     reduce_rows,
     row_weight,
 )
+from kdfast.ops._divergence import of_shards
 from kdfast.ops._index import checked
 from kdfast.ops._row_loss import register_fakes, row_loss
 
@@ -108,6 +109,11 @@ def topk_kl_div(
     Raises TypeError, ValueError or RuntimeError for bad input, before anything runs; on the CPU, ValueError
     for an index that is no class.
     """
+    if hasattr(student, "device_mesh"):
+        return of_shards(
+            "topk_kl_div", student, teacher_log_probs, teacher_indices,
+            temperature=temperature, tail=tail, mask=mask, scale_t2=scale_t2, reduction=reduction,
+        )  # fmt: skip
     _check.logits("student", student)
     _check.floating("teacher_log_probs", teacher_log_probs)
     _check_sparse(student, teacher_log_probs)
@@ -155,3 +161,9 @@ def _check_sparse(student: Tensor, log_probs: Tensor) -> None:
 
 
 register_fakes("topk_kl_div")
+
+
+def example(generator: torch.Generator) -> tuple[list, dict]:
+    """Small arguments, for the self check."""
+    student, teacher = (torch.randn(5, 33, generator=generator) for _ in range(2))
+    return [student, *teacher.log_softmax(-1).topk(4)], {}

@@ -72,3 +72,9 @@ def unbiased_cross_entropy(
 
 
 register_fakes("unbiased_cross_entropy")
+
+
+def example(generator: torch.Generator) -> tuple[list, dict]:
+    """Small arguments, for the self check."""
+    target = torch.randint(0, 9, (2, 5), generator=generator)
+    return [torch.randn(2, 5, 9, generator=generator), target], {"num_old": 2}

@@ -73,3 +73,9 @@ def unbiased_kl_div(student: Tensor, teacher: Tensor, *, num_new: int, reduction
 
 
 register_fakes("unbiased_kl_div")
+
+
+def example(generator: torch.Generator) -> tuple[list, dict]:
+    """Small arguments, for the self check."""
+    make = lambda *size: torch.randn(size, generator=generator)  # noqa: E731
+    return [make(2, 5, 9), make(2, 5, 7)], {"num_new": 2}
