@@ -49,7 +49,3 @@ def test_cooperative_masks(options):
         return torch.func.functional_call(masks, dict(zip(weights, x[2:], strict=True)), x[:2])
 
     changes_nothing(call, [*maps, *weights.values()], {})
-
-
-def test_every_op_agrees_with_its_definition():
-    assert {x["verdict"] for x in self_check.self_check()} == {"right"}

@@ -61,7 +61,7 @@ class KANLinear(nn.Module):
             ("out_features", out_features),
             ("grid_size", grid_size),
         ):
-            _check_count(name, size)
+            _check.whole_number(name, size, 1)
         self.degree = check_degree(degree)
         check_extrapolation(extrapolation)
         if base not in BASES:
@@ -179,7 +179,7 @@ class KAN(nn.Sequential):
         if len(sizes) < 2:
             raise ValueError(f"sizes must name at least the inputs and the outputs, got {list(sizes)}")
         for size in sizes:
-            _check_count("each of sizes", size)
+            _check.whole_number("each of sizes", size, 1)
         super().__init__(*(KANLinear(i, o, **options) for i, o in zip(sizes[:-1], sizes[1:], strict=True)))
 
     def __getitem__(self, index: int | slice) -> nn.Module:
@@ -203,10 +203,3 @@ class KAN(nn.Sequential):
             total = total + layer.regularization_loss(regularize_activation, regularize_entropy, x=x)
             x = layer(x) if x is not None else None
         return total
-
-
-def _check_count(name: str, n: object) -> None:
-    if isinstance(n, bool) or not isinstance(n, int):
-        raise TypeError(f"{name} must be an int, got {type(n).__name__}")
-    if n < 1:
-        raise ValueError(f"{name} must be at least 1, got {n}")

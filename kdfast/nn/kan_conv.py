@@ -30,7 +30,7 @@ class KANConv2d(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
-        self.in_channels, self.out_channels = _count("in_channels", in_channels), out_channels
+        self.in_channels, self.out_channels = _check.whole_number("in_channels", in_channels, 1), out_channels
         self.kernel_size, self.stride = _sides("kernel_size", kernel_size), _sides("stride", stride)
         self.padding, self.dilation = _sides("padding", padding, 0), _sides("dilation", dilation)
         self.edges = KANLinear(in_channels * math.prod(self.kernel_size), out_channels, **options)
@@ -83,12 +83,4 @@ def _sides(name: str, given: int | tuple[int, int], least: int = 1) -> tuple[int
     pair = tuple(given) if isinstance(given, (tuple, list)) else (given, given)
     if len(pair) != 2:
         raise ValueError(f"{name} must be an int or a pair of ints, got {given!r}")
-    return tuple(_count(name, n, least) for n in pair)
-
-
-def _count(name: str, n: object, least: int = 1) -> int:
-    if isinstance(n, bool) or not isinstance(n, int):
-        raise TypeError(f"{name} must be an int or a pair of ints, got {n!r}")
-    if n < least:
-        raise ValueError(f"{name} must be at least {least}, got {n}")
-    return n
+    return tuple(_check.whole_number(name, n, least) for n in pair)

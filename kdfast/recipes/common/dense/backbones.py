@@ -88,6 +88,8 @@ def _load(model: nn.Module, name: str, weights: str) -> None:
         path = fetch_mobilenet()
     else:
         path = Path(weights).expanduser()
+        if not path.is_file():
+            raise UserError(f"there is no file {path} with weights of torchvision's {name}")
     try:
         state = safetensors.torch.load_file(path) if path.suffix == ".safetensors" else torch.load(
             path, map_location="cpu", weights_only=True

@@ -60,10 +60,11 @@ def _image(path: Path, classes: tuple[str, ...], findings: Findings) -> Annotate
         if not words:
             continue
         try:
-            kind, corners = words[0], [float(word) for word in words[4:8]]
-            assert len(corners) == 4 and kind in KINDS
-        except (IndexError, ValueError, AssertionError):
-            raise UserError(f"{path}, line {number} is no KITTI label: {line!r}") from None
+            kind, (x1, y1, x2, y2) = words[0], map(float, words[4:8])
+        except ValueError:
+            kind = None
+        if kind not in KINDS:
+            raise UserError(f"{path}, line {number} is no KITTI label: {line!r}")
         if kind in classes:
-            rows.append((*corners, classes.index(kind) + 1, False, None))
+            rows.append((x1, y1, x2, y2, classes.index(kind) + 1, False, None))
     return annotated(picture, image_size(picture), rows, findings)
