@@ -173,7 +173,7 @@ STRIDES = ("plain", "channels last", "sliced", "reversed dims")
 
 
 @pytest.mark.parametrize(
-    "kinds", zip(STRIDES, ("plain", "sliced", "reversed dims", "channels last"), strict=True)
+    "kinds", list(zip(STRIDES, ("plain", "sliced", "reversed dims", "channels last"), strict=True))
 )
 def test_strides_and_dims(poison, triton_device, kinds):
     generator = torch.Generator().manual_seed(0)
