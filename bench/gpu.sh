@@ -96,11 +96,11 @@ else
 fi
 step info 60 "$PYTHON" -m kdfast
 
-# Recipes and the selectors need packages that such a machine may lack; tests/test_native_* is about the emulated
-# device, and tests/test_triton_tiles.py about the interpreter.
+# Recipes, the selectors and the offsets' property tests need packages that such a machine may lack;
+# tests/test_native_* is about the emulated device.
 PYTEST=("$PYTHON" -m pytest -q -p no:cacheprovider --continue-on-collection-errors
   --ignore tests/recipes --ignore tests/test_kan_selector.py
-  --ignore-glob "tests/test_native_*" --ignore tests/test_triton_tiles.py)
+  --ignore-glob "tests/test_native_*" --ignore tests/test_triton_offsets.py)
 KDFAST_BACKEND=native step test-native 120 "${PYTEST[@]}" tests -m "not slow" \
   -k "$DEVICE and not triton and not reference"
 KDFAST_BACKEND=triton step test-triton 120 "${PYTEST[@]}" tests -m "not slow" \

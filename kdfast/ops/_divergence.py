@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kdfast import backend
 from kdfast.ops import _check
+from kdfast.ops._definition import compute_type, reduce_rows
 from kdfast.ops._fake import register_fake
 from kdfast.ops._function import Function
 from kdfast.ops._once import once_differentiable
@@ -23,11 +24,6 @@ from kdfast.ops.scale_grad import scale_grad
 
 _ROW_STATE = 8
 _MAX_DIMS = 7  # one class dimension and the six row dimensions that a kernel walks
-
-
-def compute_type(student: Tensor, teacher: Tensor) -> torch.dtype:
-    """float64 if a side is float64, else float32."""
-    return torch.float64 if torch.float64 in (student.dtype, teacher.dtype) else torch.float32
 
 
 class Divergence(Function):
@@ -203,15 +199,4 @@ def reference_rows(
     value = row(s.log_softmax(-1), t.log_softmax(-1)) * (temperature**2 if scale_t2 else 1)
     weight = torch.where(counted, weight, 0)
     value = torch.where(counted, value, 0) * weight
-    return reduce_reference(value, weight, reduction, student.size(0) if student.dim() else 1)
-
-
-def reduce_reference(value: Tensor, weight: Tensor, reduction: str, batch: int) -> Tensor:
-    """Row values to what `reduction` asks for; 0 where nothing counts."""
-    if reduction == "none":
-        return value
-    total = value.sum()
-    if reduction == "sum":
-        return total
-    count = weight.sum() if reduction == "mean" else torch.tensor(float(batch), device=value.device)
-    return torch.where(count == 0, 0, total / torch.where(count == 0, 1, count).to(value.dtype))
+    return reduce_rows(value, weight, reduction, student.size(0) if student.dim() else 1)

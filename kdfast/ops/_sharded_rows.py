@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
+from kdfast.ops._definition import compute_type
 from kdfast.ops._function import Function
 from kdfast.ops._once import once_differentiable
 from kdfast.ops._sharded import LEAST_PEAK, kl_terms, over_ranks
@@ -51,7 +52,7 @@ class Picked(Function):
 
     @staticmethod
     def forward(ctx, student, index, first, temperature, group):
-        compute = torch.float64 if student.dtype == torch.float64 else torch.float32
+        compute = compute_type(student)
         counted, below, e = _exponentials(student.to(compute), temperature, group)
         at, classes = index - first, student.size(-1)
         own = (at >= 0) & (at < classes)
