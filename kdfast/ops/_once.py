@@ -45,7 +45,7 @@ def remember_inputs(ctx: Any, inputs: tuple[Any, ...]) -> None:
 def _sentence(name: str) -> str:
     return (
         f"kdfast: {name} has first derivatives only; for second derivatives use its definition, "
-        'with kdfast.use("reference")'
+        'kdfast.functional on whole rows with kdfast.use("reference")'
     )
 
 

@@ -92,7 +92,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, scale: floa
             logits = torch.where(allowed, logits, -float("inf"))
         return product(logits.softmax(-1), v)
     if not q.is_cuda:
-        q, k, v = (x.contiguous() for x in (q, k, v))  # the fused one takes no other strides of the last dim
+        # The fused one takes no other strides of the last dimension.
+        q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     with torch.autocast(q.device.type, enabled=False):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, scale=scale)
 

@@ -69,6 +69,9 @@ def soft_cross_entropy(
         student logits are all -inf is 0 and not counted.
 
     Raises TypeError, ValueError or RuntimeError for bad input, before anything runs.
+
+    Hinton, Vinyals & Dean, "Distilling the Knowledge in a Neural Network", 2015, arXiv 1503.02531, section 2
+    (soft targets).
     """
     if hasattr(student, "device_mesh"):
         return of_shards(

@@ -108,6 +108,8 @@ def topk_kl_div(
 
     Raises TypeError, ValueError or RuntimeError for bad input, before anything runs; on the CPU, ValueError
     for an index that is no class.
+
+    The KL divergence of Hinton, Vinyals & Dean, 2015, arXiv 1503.02531, of which the bucket is a class.
     """
     if hasattr(student, "device_mesh"):
         return of_shards(

@@ -120,6 +120,9 @@ def soft_cross_entropy(
         logit is -inf makes its row +inf, with a finite gradient; a row of -inf alone is 0 and not counted.
 
     Raises TypeError, ValueError or RuntimeError for bad input, before anything runs.
+
+    Hinton, Vinyals & Dean, "Distilling the Knowledge in a Neural Network", 2015, arXiv 1503.02531, section 2
+    (soft targets).
     """
     (student, own_group), (probs, _) = sharded(student, "student"), sharded(teacher_probs, "teacher_probs")
     _check.logits_pair(student, probs, -1, "teacher_probs")

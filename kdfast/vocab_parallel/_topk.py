@@ -53,6 +53,8 @@ def topk_kl_div(
 
     Raises TypeError, ValueError or RuntimeError for bad input; on the CPU, ValueError for an index that is no
     class.
+
+    The KL divergence of Hinton, Vinyals & Dean, 2015, arXiv 1503.02531, of which the bucket is a class.
     """
     student, own_group = sharded(student, "student")
     group = group or own_group
